@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MOST_FAULTS = 20  # listed in one message
@@ -115,6 +116,18 @@ def range_faults(
     bounds = f"more than {low}" if open_low else f"at least {low}"
     bounds += "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high}"
     return [f"{name} must be {bounds}, not {shown(value)}"]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number that a float can hold, and no bool.
+
+    By bounds: math.isfinite raises for integers beyond those of a float, which JSON may hold.
+    """
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -sys.float_info.max <= value <= sys.float_info.max
+    )
 
 
 def least_faults(config: object, names: Iterable[str], least: int, prefix: str = "") -> list[str]:

@@ -4,10 +4,9 @@ Field names are those of Wan2.1's own config.json and modules.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
-from causalcine_jax.errors import raise_faults
+from causalcine_jax.errors import is_number, raise_faults, shown
 
 MAX_EPS = 0.1
 MAX_TEXT_LEN = 4096  # tokens per prompt; Wan2.1 uses 512
@@ -131,7 +130,7 @@ class VAEConfig:
         for name, positive in (("mean", False), ("std", True)):
             values = getattr(self, name)
             if not isinstance(values, tuple) or not all(
-                _is_finite(v) and (v > 0 or not positive) for v in values
+                is_number(v) and (v > 0 or not positive) for v in values
             ):
                 faults.append(
                     f"{name} must be a list of {'positive ' if positive else ''}finite numbers, "
@@ -222,16 +221,12 @@ def _number_faults(config) -> list[str]:
         if each.type is int and (
             not isinstance(value, int) or isinstance(value, bool) or value < least
         ):
-            faults.append(f"{each.name} must be {kind}, not {value!r}")
-        if each.type is float and not (_is_finite(value) and 0 < value <= MAX_EPS):
+            faults.append(f"{each.name} must be {kind}, not {shown(value)}")
+        if each.type is float and not (is_number(value) and 0 < value <= MAX_EPS):
             faults.append(
-                f"{each.name} must be a number above 0 and at most {MAX_EPS}, not {value!r}"
+                f"{each.name} must be a number above 0 and at most {MAX_EPS}, not {shown(value)}"
             )
     return faults
-
-
-def _is_finite(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _of_integers(values, count: int | None = None) -> bool:

@@ -5,31 +5,34 @@ Public causal models fine-tuned from Wan2.1 are .pt files of several dictionarie
 as `model._fsdp_wrapped_module.blocks.0...`.
 """
 
-from collections.abc import Iterable, Mapping
+import collections
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from causalcine_jax.errors import DataError, UsageError, check_choice
 
 WEIGHTS = ("auto", "generator", "generator_ema")
 # Dictionaries that hold a network, preferred ones first; `module` is DeepSpeed's, `net` rCM's.
-_NETWORKS = (
-    "generator_ema",
-    "generator",
-    "net_ema",
-    "net",
-    "model",
-    "ema",
-    "state_dict",
-    "model_state_dict",
-    "module",
-)
+_AVERAGED = (
+    "generator_ema", "net_ema", "ema", "ema_model", "model_ema", "ema_state_dict", "shadow_params",
+)  # fmt: skip
+_PLAIN = ("generator", "net", "model", "state_dict", "model_state_dict", "module", "transformer")
+_NETWORKS = (*_AVERAGED, *_PLAIN)
 # Dictionaries that some files flatten: "generator.blocks.0...".
-FLAT = ("generator_ema", "generator", "critic", "net_ema", "net", "net_fake_score")
+FLAT = (
+    "generator_ema", "generator", "critic", "net_ema", "net", "net_fake_score", "ema", "ema_model",
+    "model_ema", "transformer",
+)  # fmt: skip
 # Removed anywhere in a key.
-_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+_WRAPPERS = (
+    "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "_forward_module.",
+)  # fmt: skip
 # Removed at its start.
 _PREFIXES = ("model.", "diffusion_model.", "module.", "net.", "pipe.dit.", "dit.")
 LORA = "generator_lora"
+# Dictionaries of other networks, and of what training needs.
+_OTHERS = re.compile(r"critic|teacher|fake_score|net_fake_score|real_score|discriminator|optim")
 
 
 def network_keys(keys: Iterable[str], file: Path, weights: str = "auto") -> dict[str, str]:
@@ -45,41 +48,74 @@ def network_keys(keys: Iterable[str], file: Path, weights: str = "auto") -> dict
       UsageError: the requested dictionary is not there.
       DataError: no known dictionary, or two keys that are equal after stripping.
     """
-    keys = list(keys)
     check_choice("weights", weights, WEIGHTS)
-    paths = {key: key for key in keys}
-    if all(key.startswith(tuple(f"{name}." for name in FLAT)) for key in keys):
-        paths = {key: key.replace(".", "/", 1) for key in keys}
-    while inside := dict.fromkeys(path.split("/", 1)[0] for path in paths.values() if "/" in path):
+    paths = _split_flat({key: key for key in keys})
+    while any("/" in path for path in paths.values()):
         below = weights != "auto" and any(f"/{weights}/" in path for path in paths.values())
-        name = _choose(inside, file, "auto" if below else weights)
-        weights = "auto" if name == weights else weights
-        paths = {
-            key: path.removeprefix(f"{name}/")
-            for key, path in paths.items()
-            if path.startswith(f"{name}/")
-        }
+        name = _choose(paths.values(), file, "auto" if below else weights)
+        weights = weights if below else "auto"
+        paths = _split_flat(
+            {
+                key: path.removeprefix(f"{name}/")
+                for key, path in paths.items()
+                if path.startswith(f"{name}/")
+            }
+        )
     if weights != "auto":
         raise UsageError(f"{file} has one set of weights and no {weights}: leave the choice out")
     return _stripped(paths, file)
 
 
-def stored_networks(keys: Iterable[str]) -> set[str]:
-    """The dictionaries of a file that hold a network, if it has several."""
-    found = {key.split("/" if "/" in key else ".", 1)[0] for key in keys}
-    return found & set(_NETWORKS)
+def stored_networks(keys: Iterable[str]) -> list[str]:
+    """The dictionaries of a file that hold a network, those preferred first."""
+    return _candidates(_split_flat({key: key for key in keys}).values())
+
+
+def _split_flat(paths: dict[str, str]) -> dict[str, str]:
+    """`paths` (values) with flattened dictionaries as dictionaries: generator.x is generator/x.
+
+    Wrappers may enclose all of them: module.generator.x. Keys without a dot are a trainer's own
+    numbers, such as step.
+    """
+    if any("/" in path for path in paths.values()):
+        return paths
+    for stripped in (str, plain_key):
+        found = {key: stripped(path) for key, path in paths.items()}
+        dotted = [path for path in found.values() if "." in path]
+        if any(_in(path, FLAT) for path in dotted) and all(
+            _in(path, (*FLAT, "model")) for path in dotted
+        ):
+            return {key: path.replace(".", "/", 1) for key, path in found.items()}
+    return paths
+
+
+def _in(path: str, names: Iterable[str]) -> bool:
+    return path.partition(".")[0] in names
 
 
 def lora_keys(keys: Iterable[str], file: Path) -> dict[str, str]:
-    """Plain key -> saved key of an adapter's file."""
+    """Plain key -> saved key of an adapter's file.
+
+    Raises:
+      DataError: its dictionaries are those of other networks, or none can be preferred.
+    """
     keys = list(keys)
-    chosen = [key for key in keys if key.startswith(f"{LORA}/")] or [
+    inside = dict.fromkeys(key.split("/", 1)[0] for key in keys if "/" in key)
+    known = [name for name in inside if not _OTHERS.match(name)]
+    chosen = [key for key in keys if f"/{LORA}/" in f"/{key}"] or [
         key for key in keys if "/" not in key
     ]
-    # All may be in one dictionary, such as state_dict.
-    if not chosen and len({key.split("/", 1)[0] for key in keys}) == 1:
-        chosen = keys
+    if not chosen and (name := next(iter(_candidates(keys)), None) or _only(known)):
+        chosen = [key for key in keys if key.startswith(f"{name}/")]
+    if not chosen and inside:
+        raise DataError(
+            f"{file} holds {', '.join(inside)}: an adapter is expected in {LORA}, or by itself"
+        )
     return _stripped({key: key for key in chosen}, file)
+
+
+def _only(names: list[str]) -> str | None:
+    return names[0] if len(names) == 1 else None
 
 
 def _stripped(paths: Mapping[str, str], file: Path) -> dict[str, str]:
@@ -103,15 +139,31 @@ def plain_key(key: str) -> str:
     return name
 
 
-def _choose(inside: Iterable[str], file: Path, weights: str) -> str:
-    inside = list(inside)
-    if weights != "auto":
-        if weights not in inside:
-            raise UsageError(f"{file} holds {', '.join(inside)}, but no {weights}")
+def _candidates(paths: Iterable[str]) -> list[str]:
+    """The dictionaries in `paths` that hold a network, preferred ones first.
+
+    Fewer than half of another's weights are no network: an average may hold its decay alone.
+    """
+    counts = collections.Counter(
+        path.split("/", 1)[0] for path in paths if "/" in path and "." in path.rsplit("/", 1)[1]
+    )
+    most = max(counts[name] for name in _NETWORKS)
+    return [name for name in _NETWORKS if counts[name] and counts[name] * 2 >= most]
+
+
+def _choose(paths: Collection[str], file: Path, weights: str) -> str:
+    """The dictionary to take. generator and generator_ema also mean other names of the same."""
+    inside = list(dict.fromkeys(path.split("/", 1)[0] for path in paths if "/" in path))
+    known = _candidates(paths)
+    if weights in inside:
         return weights
-    if "generator" in inside and "chunkwise" in file.absolute().parts:
+    if weights != "auto":
+        asked = [name for name in known if (name in _AVERAGED) == (weights == "generator_ema")]
+        if not asked:
+            raise UsageError(f"{file} holds {', '.join(inside)}, but no {weights}")
+        return asked[0]
+    if "generator" in known and "chunkwise" in file.absolute().parts:
         return "generator"
-    known = [name for name in _NETWORKS if name in inside]
     if known:
         return known[0]
     if LORA in inside:

@@ -1,5 +1,7 @@
 """metadata.json of a converted model: how it is sampled, and what it was made from."""
 
+import collections
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from causalcine_jax.convert.layouts import Network
 from causalcine_jax.convert.lora import Lora, loras
 from causalcine_jax.convert.metadata import METADATA, base_entry, load_metadata
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, shown
 
 
 def converted_metadata(config: ConvertConfig, networks: list[Network]) -> dict[str, Any]:
@@ -19,6 +21,7 @@ def converted_metadata(config: ConvertConfig, networks: list[Network]) -> dict[s
     The sampling is that of the source's own metadata.json, else that of its family.
     """
     found = load_metadata(config.source) if config.family is None and config.source.is_dir() else {}
+    _check(found, config.source / METADATA)
     if "sampler" not in found:
         family = (
             families.family(config.family)
@@ -34,6 +37,15 @@ def converted_metadata(config: ConvertConfig, networks: list[Network]) -> dict[s
     return {**found, "converted_from": config.source.name}
 
 
+def _check(found: dict[str, Any], file: Path) -> None:
+    """Raises `DataError` for a family or loras of another type, as an edited file may have."""
+    if not isinstance(found.get("family", ""), str):
+        raise DataError(f"{file}: family must be a name, not {shown(found['family'])}: correct it")
+    names = found.get("loras", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file}: loras must be a list of names, not {shown(names)}: correct it")
+
+
 def recorded_shift(config: ConvertConfig, metadata: dict[str, Any]) -> float:
     """The flow shift of the recorded sampler, or Wan2.1's."""
     recorded = metadata.get("sampler", {})
@@ -47,6 +59,16 @@ def recorded_shift(config: ConvertConfig, metadata: dict[str, Any]) -> float:
 
 
 def sampling_note(metadata: dict[str, Any]) -> str:
+    """For the user: adapters that may be merged twice, and how the model will be sampled."""
+    names = metadata.get("loras", [])
+    counted = collections.Counter(re.sub(r":[^:]*$", "", name) for name in names)
+    if max(counted.values(), default=0) > 1:
+        merged = f"note: merged by now: {', '.join(names)}; strengths of the same file add up\n"
+        return merged + _sampling(metadata)
+    return _sampling(metadata)
+
+
+def _sampling(metadata: dict[str, Any]) -> str:
     """One line for the user: how the converted model will be sampled."""
     family = families.FAMILIES.get(metadata.get("family", ""))
     if family is not None:

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from causalcine_jax.convert import tables
+from causalcine_jax.convert import kinds, tables
 from causalcine_jax.convert.safetensors_files import READABLE_DTYPES
-from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.errors import DataError, UsageError, shown
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
@@ -99,7 +99,7 @@ class NetworkTensors:
         self.shapes = {
             key: shape for key, shape in tensors.shapes.items() if not re.fullmatch(beside, key)
         }
-        self.dtypes = tensors.dtypes
+        self.dtypes, self.absent = tensors.dtypes, tensors.absent
 
     @staticmethod
     def source_key(key: str) -> str:
@@ -236,10 +236,7 @@ def _required(
         if k in shapes and len(shapes[k]) != n
     ]
     if faults:
-        raise DataError(
-            f"{what}: {'; '.join(faults)}; "
-            f"its keys begin with {', '.join(sorted(shapes)[:3]) or 'nothing'}"
-        )
+        raise DataError(f"{what}: {'; '.join(faults)}; {kinds.said_of(shapes)}")
     return [shapes[key] for key in keys]
 
 
@@ -260,7 +257,7 @@ def _config(what: str, config_class, sizes: dict[str, Any], settings: dict[str, 
         if f.name in settings
     }
     faults = [
-        f"config.json says {k} {stated[k]}, the tensors say {sizes[k]}"
+        f"config.json says {k} {shown(stated[k])}, the tensors say {sizes[k]}"
         for k in sizes
         if k in stated and stated[k] != sizes[k]
     ]
@@ -295,5 +292,7 @@ def check_places(what: str, places: list[tables.TensorPlace], tensors) -> None:
                 f"  dtype      {tensors.source_key(key)} is {tensors.dtypes[key]}, "
                 f"expected one of {', '.join(READABLE_DTYPES)}"
             )
+    known = {tensors.source_key(key) for key in wanted}
+    faults += [f"  missing    {key}, by the index" for key in tensors.absent if key not in known]
     if faults:
         raise DataError("\n".join([f"{what}: {len(faults)} of its tensors do not fit", *faults]))

@@ -18,7 +18,8 @@ from causalcine_jax.errors import DataError
 READ_AS = "BF16"
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _SCALE = re.compile(r"(?:(.+)\.)?(?:scale_weight|weight_scale)")
-_ASIDE = re.compile(r"(?:(?:.+\.)?(?:scale_input|input_scale|comfy_quant)|scaled_fp8)")
+MARKER = "scaled_fp8"  # in a file whose float8 weights are scaled
+_ASIDE = re.compile(rf"(?:(?:.+\.)?(?:scale_input|input_scale|comfy_quant)|{MARKER})")
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,48 @@ def scales(names: Mapping[str, str], tensors, what: str) -> Scales:
       what: the file, for messages.
 
     Raises:
-      DataError: a scale without its float8 weight, or with neither one number nor one per row.
+      DataError: a scale without its float8 weight, or with neither one number nor one per row; a
+        scale that is not positive; or float8 weights without a scale in a file of scaled ones.
     """
-    found, faults = {}, []
+    found: dict[str, str] = {}
+    faults = []
     for plain, key in names.items():
         if match := _SCALE.fullmatch(plain):
             weight = f"{match[1]}.weight" if match[1] else "weight"
             shape = tensors.shapes.get(names.get(weight), ())
             if weight not in names or tensors.dtypes[names[weight]] not in FLOAT8:
                 faults.append(f"{key} scales no float8 weight")
-            elif math.prod(tensors.shapes[key]) not in (1, shape[0]):
+            elif weight in found:
+                faults.append(f"{found[weight]} and {key} both scale {weight}")
+            elif not _is_scale(tensors.shapes[key], shape[0]):
                 faults.append(
                     f"{key} has shape {tensors.shapes[key]}, "
                     f"where one number or {shape[0]} were expected"
                 )
+            elif not _is_positive(tensors.read(key)):
+                faults.append(f"{key} is not a positive finite number")
             else:
                 found[weight] = key
+    float8 = [plain for plain, key in names.items() if tensors.dtypes[key] in FLOAT8]
+    scaled = not faults and (found or MARKER in names)
+    faults += [
+        f"{names[plain]} is float8 and its scale is missing"
+        for plain in float8
+        if scaled and plain not in found and len(tensors.shapes[names[plain]]) > 1
+    ]
     if faults:
         raise DataError(f"{what}: {'; '.join(faults[:8])}; take the bf16 or fp16 file")
     aside = {plain for plain in names if _SCALE.fullmatch(plain) or _ASIDE.fullmatch(plain)}
     return Scales(found, frozenset(aside))
+
+
+def _is_scale(shape: tuple[int, ...], rows: int) -> bool:
+    return math.prod(shape) == 1 or (shape[0] == rows and math.prod(shape) == rows)
+
+
+def _is_positive(scale: np.ndarray) -> bool:
+    values = scale.astype(np.float32)
+    return bool(np.isfinite(values).all() and (values > 0).all())
 
 
 def dequantised(

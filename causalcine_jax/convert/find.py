@@ -4,14 +4,13 @@ The keys in a file decide which network it is (kinds.py). A VAE or text encoder 
 lacks is taken from its base (metadata.py).
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from causalcine_jax.convert import checkpoint_keys, diffusers_configs, kinds
-from causalcine_jax.convert.metadata import bases, read_settings
-from causalcine_jax.convert.tensor_files import SUFFIXES, open_tensors
+from causalcine_jax.convert.metadata import bases, read_json, read_settings
+from causalcine_jax.convert.tensor_files import FORMATS, SUFFIXES, open_tensors
 from causalcine_jax.errors import DataError
 
 PARTS = ("transformer", "vae", "text_encoder")
@@ -59,6 +58,10 @@ def find_part(path: Path, part: str) -> Location:
         raise DataError(f"no {what} at {path}: there is no such file or folder")
     path = home(path, part)
     if path.is_file():
+        if (match := _SHARD.fullmatch(path.stem)) and int(match[3]) > 1:
+            raise DataError(
+                f"{path} is one of {int(match[3])} shards: name its folder, {path.parent}"
+            )
         return Location(path, config=_config_of(path.parent, part))
     _refuse_experts(path, part)
     if (path / part).is_dir():
@@ -120,7 +123,11 @@ def adapter_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise DataError(f"no LoRA at {path}: there is no such file")
-    found = [file for file, kind in units(path).items() if kind == kinds.ADAPTER]
+    there = units(path)
+    found = [file for file, kind in there.items() if kind == kinds.ADAPTER]
+    damaged = [fault for fault in there.values() if isinstance(fault, DataError)]
+    if damaged and not found:
+        raise damaged[0]
     if len(found) != 1:
         listed = (
             f"holds {len(found)} LoRAs, {', '.join(file.name for file in found)}"
@@ -164,9 +171,9 @@ def _kind(file: Path) -> str | DataError | None:
 def _weight_map(index: Path) -> dict[str, str]:
     """Key -> shard by an index; empty if it is damaged, which opening the folder reports."""
     try:
-        listed = json.loads(index.read_text("utf-8"))["weight_map"]
+        listed = read_json(index)["weight_map"]
         return {key: file for key, file in listed.items() if isinstance(file, str)}
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError):
+    except (DataError, KeyError, AttributeError, TypeError):
         return {}
 
 
@@ -213,15 +220,16 @@ def _folder(folder: Path, part: str) -> Location:
 
 def _check_numbered(folder: Path) -> None:
     """Raises `DataError` for missing shards. Their names state the count, even without an index."""
-    if any(folder.glob("*.safetensors.index.json")):
-        return
-    found: dict[tuple[str, str], set[int]] = {}
-    for file in folder.glob("*.safetensors"):
-        if match := _SHARD.fullmatch(file.stem):
-            found.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for kind in FORMATS:
+        for file in (
+            folder.glob(f"*.{kind}") if not any(folder.glob(f"*.{kind}.index.json")) else ()
+        ):
+            if match := _SHARD.fullmatch(file.stem):
+                found.setdefault((match[1], match[3], kind), set()).add(int(match[2]))
     missing = [
-        f"{stem}-{i:05d}-of-{count}.safetensors"
-        for (stem, count), there in found.items()
+        f"{stem}-{i:05d}-of-{count}.{kind}"
+        for (stem, count, kind), there in found.items()
         for i in range(1, int(count) + 1)
         if i not in there
     ]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.convert import checkpoint_keys, diffusers_configs, eight_bits, lora
+from causalcine_jax.convert import checkpoint_keys, diffusers_configs, eight_bits, lora, lora_terms
 from causalcine_jax.convert.diffusers_tables import TIED, KeyTable, key_table
 from causalcine_jax.convert.find import Location, adapter_file, find_part
 from causalcine_jax.convert.metadata import read_settings
@@ -45,6 +45,7 @@ class PartTensors:
     foreign_config  config.json is Diffusers' or transformers', where omitted fields mean Wan2.1's
     complete    config.json must state what shapes cannot (see `find.Location`)
     files       that the tensors are read from
+    absent      keys that an index lists and no file has
     notes       lines for the user about how they are read
     """
 
@@ -86,9 +87,10 @@ class PartTensors:
             original: eight_bits.READ_AS if original in self._float8 else dtype
             for original, dtype in stored.items()
         }
+        self.absent = tensors.absent
         self.settings = diffusers_configs.ours(settings)
         self.foreign_config = diffusers_configs.class_of(settings) in diffusers_configs.FOREIGN
-        self._terms: dict[str, list[lora.Term]] = {}
+        self._terms: dict[str, list[lora_terms.Term]] = {}
         if self._float8:
             count, scaled = len(self._float8), len(self._scales)
             self.notes.append(
@@ -101,7 +103,8 @@ class PartTensors:
         names = {"to_original": self._table.to_original, "to_diffusers": self._table.to_diffusers}
         found = lora.adapter(asked, tensors, self.shapes, names, alpha)
         self.files += tensors.files
-        self.notes.append(str(found))
+        taken = [term.named for terms in found.terms.values() for term in terms]
+        self.notes += [*_choice(tensors, taken), str(found)]
         for key, terms in found.terms.items():
             self._terms.setdefault(key, []).extend(terms)
 
@@ -124,7 +127,7 @@ class PartTensors:
             scale = self._tensors.read(self._scales[key]) if key in self._scales else None
             tensor = eight_bits.dequantised(tensor, index, scale)
         terms = self._terms.get(key)
-        return lora.merged(tensor, index, self.shapes[key], terms) if terms else tensor
+        return lora_terms.merged(tensor, index, self.shapes[key], terms) if terms else tensor
 
 
 @contextlib.contextmanager
@@ -160,18 +163,23 @@ def open_part(
         if refused:
             raise DataError(f"{where.weights} is {refused}")
         view = PartTensors(where, tensors, names, part, settings)
-        if len(several := checkpoint_keys.stored_networks(tensors.shapes)) > 1 and (
-            chosen := next(iter(names.values()), None)
-        ):
-            view.notes.append(
-                f"{where.weights.name} holds {', '.join(sorted(several))}: "
-                f"{re.split('[/.]', chosen)[0]} is taken"
-            )
-        for each in _adapters(where, lora.loras(lora_path)) if part == "transformer" else ():
-            view.merge(
-                each, opened.enter_context(open_tensors(adapter_file(each.path))), lora_alpha
-            )
+        view.notes += _choice(tensors, list(names.values()))
+        asked = _adapters(where, lora.loras(lora_path)) if part == "transformer" else []
+        files = [adapter_file(each.path) for each in asked]
+        lora.refuse_twice(files)
+        for each, file in zip(asked, files, strict=True):
+            view.merge(each, opened.enter_context(open_tensors(file)), lora_alpha)
         yield view
+
+
+def _choice(tensors: TensorFiles, taken: list[str]) -> list[str]:
+    """A note on which of several networks in a file the keys `taken` are of, if there are more."""
+    several = checkpoint_keys.stored_networks(tensors.shapes)
+    if len(several) < 2 or not taken:
+        return []
+    chosen = next((name for name in several if re.match(rf"(.*[/.])?{name}[/.]", taken[0])), None)
+    file = tensors.files[0].name
+    return [f"{file} holds {', '.join(several)}: {chosen} is taken"] if chosen else []
 
 
 def _adapters(where: Location, asked: tuple[lora.Lora, ...]) -> list[lora.Lora]:

@@ -14,6 +14,12 @@ from causalcine_jax.convert.lora_keys import is_adapter_key
 from causalcine_jax.convert.tensor_files import open_tensors
 
 ADAPTER = "adapter"
+NAMES = {
+    "transformer": "a transformer",
+    "vae": "a VAE",
+    "text_encoder": "a text encoder",
+    ADAPTER: "a LoRA",
+}
 _FLAT = re.compile(rf"({'|'.join(checkpoint_keys.FLAT)})\.")
 _TABLES = {"transformer": KeyTable(TRANSFORMER), "text_encoder": KeyTable(TEXT_ENCODER)}
 # A VAE's key table depends on its decoder's stages; the names of its modules do not.
@@ -67,7 +73,14 @@ def what_else(path: Path) -> str:
     )
     if relative:
         return f"is {relative}"
-    return f"holds no known network: its keys begin with {', '.join(plain[:3]) or 'nothing'}"
+    return f"holds no known network: {said_of(plain)}"
+
+
+def said_of(keys: Iterable[str]) -> str:
+    """Whose keys they are, or how they begin, for a message."""
+    if kind := kind_of_keys(keys := sorted(keys)):
+        return f"its keys are those of {NAMES[kind]}"
+    return f"its keys begin with {', '.join(keys[:3]) or 'nothing'}"
 
 
 def _known(table: KeyTable, key: str) -> bool:

@@ -1,20 +1,21 @@
-"""Merges adapters into their base while it is read: W + strength (alpha / r) B A.
+"""Reads adapters for a base: which of its tensors they update, and by what.
 
-The sum is in float32, over all adapters, then cast to the base's dtype. lora_keys.py reads the
-names of an adapter's tensors, lora_scale.py its scale.
+lora_keys.py reads the names of an adapter's tensors, lora_scale.py its scale; lora_terms.py merges.
 """
 
 import collections
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from causalcine_jax.convert import checkpoint_keys, lora_keys, lora_scale
+from causalcine_jax.convert import checkpoint_keys, kinds, lora_keys, lora_scale
 from causalcine_jax.convert.lora_scale import AdapterScale
+from causalcine_jax.convert.lora_terms import Difference, LowRankTerm, Term
 from causalcine_jax.convert.tensor_files import TensorFiles
 from causalcine_jax.errors import DataError, UsageError
 
@@ -30,6 +31,7 @@ class Lora:
         return str(self.path) if self.strength == 1 else f"{self.path}:{self.strength:g}"
 
 
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 Asked = str | os.PathLike | Lora
 AskedLoras = Asked | list[Asked] | tuple[Asked, ...] | None
 
@@ -43,19 +45,26 @@ def loras(asked: AskedLoras) -> tuple[Lora, ...]:
     if asked is None:
         return ()
     found = tuple(_lora(each) for each in (asked if isinstance(asked, list | tuple) else [asked]))
-    counted = collections.Counter(os.path.abspath(each.path) for each in found)
-    if twice := [path for path, count in counted.items() if count > 1]:
-        raise UsageError(
-            f"--lora {twice[0]} is given twice: give it once, with the strength to use, "
-            f"such as {twice[0]}:0.8"
-        )
+    refuse_twice([each.path for each in found])
     return found
+
+
+def refuse_twice(files: Sequence[Path]) -> None:
+    """Raises `UsageError` if one of the adapters' files is there twice, also under another name."""
+    counted = collections.Counter(map(os.path.realpath, files))
+    if twice := [file for file in files if counted[os.path.realpath(file)] > 1]:
+        raise UsageError(
+            f"--lora {' and '.join(dict.fromkeys(map(str, twice)))} is given twice: give it once, "
+            f"with the strength to use, such as {twice[0]}:0.8"
+        )
 
 
 def _lora(asked: Asked) -> Lora:
     if isinstance(asked, Lora):
         return asked
     text = os.fspath(asked)
+    if not text.strip():
+        raise UsageError("--lora names no file: give FILE or FILE:STRENGTH")
     path, colon, strength = text.rpartition(":")
     if not colon or os.path.exists(text) or not path:
         return Lora(Path(text))
@@ -70,62 +79,6 @@ def _lora(asked: Asked) -> Lora:
     if not math.isfinite(value):
         raise UsageError(f"--lora {text}: its strength must be finite")
     return Lora(Path(path), value)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An update of one tensor, scale * diff; `diff` is a key of the adapter's `tensors`."""
-
-    tensors: TensorFiles
-    scale: float
-    diff: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensors.shapes[self.diff]
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the shapes agree, but for axes of length 1: of a Conv3d's kernel, for example."""
-        sides = [tuple(size for size in each if size != 1) for each in (self.shape, shape)]
-        return sides[0] == sides[1]
-
-    def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-        """The slice `index` of the update of a tensor of `shape`; float32."""
-        return self.scale * self.tensors.read(self.diff).reshape(shape)[index].astype(np.float32)
-
-
-@dataclass(frozen=True)
-class LowRankTerm:
-    """An update of one tensor, scale * up @ down; both are keys of the adapter's `tensors`."""
-
-    tensors: TensorFiles
-    scale: float
-    down: str
-    up: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.tensors.shapes[self.up][0], *self.tensors.shapes[self.down][1:])
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        return self.shape == shape
-
-    def read(self, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
-        """As `Difference.read`."""
-        if len(shape) == 2:
-            rows, columns = (*index, slice(None), slice(None))[:2]
-            down = self.tensors.read_slice(self.down, (slice(None), columns)).astype(np.float32)
-            return self.scale * (
-                self.tensors.read_slice(self.up, (rows, slice(None))).astype(np.float32) @ down
-            )
-        up, down = (self.tensors.read(key).astype(np.float32) for key in (self.up, self.down))
-        return (
-            self.scale
-            * (up.reshape(len(up), -1) @ down.reshape(len(down), -1)).reshape(shape)[index]
-        )
-
-
-Term = Difference | LowRankTerm
 
 
 @dataclass(frozen=True)
@@ -170,12 +123,13 @@ def adapter(
       UsageError: the command line's alpha contradicts the file's.
     """
     file = tensors.files[0]
-    keys = checkpoint_keys.lora_keys(tensors.shapes, file)
-    parts = _parts(file, keys)
-    modules = lora_keys.targets(parts, shapes, names)
     found = lora_scale.sources(file, tensors.metadata(), alpha)
+    parts = _parts(file, checkpoint_keys.lora_keys(tensors.shapes, file))
+    modules = lora_keys.targets(parts, shapes, names)
     terms: dict[str, list[Term]] = collections.defaultdict(list)
-    scales, faults = [], []
+    scales: list[AdapterScale] = []
+    faults: list[str] = []
+    places: list[tuple[str, str]] = []
     for module, sides in parts.items():
         target = modules[module]
         weight = (
@@ -186,32 +140,30 @@ def adapter(
                 faults.append(fault)
                 continue
             down, up = sides["down"], sides["up"]
-            own = (
-                [
-                    lora_scale.ScaleSource(
-                        f"{module}.alpha", alpha=_alpha(file, tensors, sides["alpha"])
-                    )
-                ]
-                if "alpha" in sides
-                else []
-            )
-            scale = lora_scale.scale_of(target, tensors.shapes[down][0], [*own, *found])
-            scales.append(
-                scale
-                if not own
-                else AdapterScale(
-                    scale.value,
-                    scale.alpha,
-                    scale.rslora,
-                    scale.stated_by.replace(own[0].name, ".alpha"),
-                )
-            )
-            terms[weight].append(LowRankTerm(tensors, scale.value * asked.strength, down, up))
-        for side, key in (("diff", weight), ("diff_b", f"{target}.bias")):
+            scale = _scale(module, target, sides, tensors, found)
+            scales.append(scale)
+            factor = scale.value * asked.strength
+            terms[weight].append(LowRankTerm(tensors, factor, down, up))
+            if "up_b" in sides:
+                terms[f"{target}.bias"].append(Difference(tensors, factor, sides["up_b"]))
+        elif "up_b" in sides or set(sides) == {"alpha"}:
+            stray = sides.get("up_b") or sides["alpha"]
+            faults.append(f"{stray} belongs to no lora_A and lora_B")
+        for side, key in (
+            ("diff", weight),
+            ("diff_b", f"{target}.bias"),
+            ("diff_m", f"{target}.modulation"),
+        ):
             if side in sides:
                 terms[key].append(Difference(tensors, asked.strength, sides[side]))
-        if set(sides) == {"alpha"}:
-            faults.append(f"{sides['alpha']} belongs to no lora_A and lora_B")
+        faults += [
+            f"{key} is {tensors.dtypes[key]}, and only float weights are merged"
+            for side, key in sides.items()
+            if side != "alpha" and tensors.dtypes[key] not in _FLOATS
+        ]
+        places += [(target, side) for side in sides]
+    twice = {target for (target, _), count in collections.Counter(places).items() if count > 1}
+    faults += [f"{target} is updated twice, under different names" for target in sorted(twice)]
     if faults:
         raise DataError(f"{file} is not a LoRA of a Wan2.1 transformer: {'; '.join(faults[:8])}")
     misfits = [
@@ -227,35 +179,44 @@ def adapter(
     return Adapter(asked, dict(terms), scales)
 
 
-def merged(
-    base: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...], terms: list[Term]
-) -> np.ndarray:
-    """The slice `base` at `index` of a tensor of `shape`, plus the sum of all updates."""
-    total = base.astype(np.float32)
-    for term in terms:
-        total = total + term.read(index, shape)
-    return total.astype(base.dtype)
+def _scale(
+    module: str,
+    target: str,
+    sides: Mapping[str, str],
+    tensors: TensorFiles,
+    found: list[lora_scale.ScaleSource],
+) -> AdapterScale:
+    """The scale of a module by its own alpha tensor and the sources that were `found`."""
+    own = []
+    if "alpha" in sides:
+        alpha = _alpha(tensors.files[0], tensors, sides["alpha"])
+        own = [lora_scale.ScaleSource(f"{module}.alpha", alpha=alpha)]
+    names = [*lora_keys.without_prefixes(module), target]
+    scale = lora_scale.scale_of(names, tensors.shapes[sides["down"]][0], [*own, *found])
+    by = scale.stated_by.replace(f"{module}.alpha", ".alpha")
+    return dataclasses.replace(scale, stated_by=by)
 
 
 def _parts(file: Path, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Module -> side -> key in the file."""
     parts: dict[str, dict[str, str]] = {}
-    adapters, faults = set(), []
+    adapters, faults, twice = set(), [], []
     for plain, key in keys.items():
         part = lora_keys.parse(plain)
         if part is None:
             faults.append(f"{key} is no lora_A or lora_B")
             continue
         adapters |= {part.adapter} if part.side in ("down", "up") else set()
-        if part.side in (sides := parts.setdefault(part.module, {})) and len(adapters) < 2:
-            faults.append(f"{sides[part.side]} and {key} are the same part")
+        if part.side in (sides := parts.setdefault(part.module, {})):
+            twice.append(f"{sides[part.side]} and {key} are the same part")
         sides[part.side] = key
     other = lora_keys.other_kind(keys)
-    if other is None and len(adapters - {"", "default"}) > 1:
-        raise DataError(
-            f"{file} holds several adapters, {', '.join(sorted(adapters))}: "
-            "save each in a file of its own"
-        )
+    if other is None and len(adapters) > 1 and (twice or len(adapters - {"", "default"}) > 1):
+        listed = ", ".join(sorted(name or "one without a name" for name in adapters))
+        raise DataError(f"{file} holds several adapters, {listed}: save each in a file of its own")
+    faults += twice
+    if faults and not other and kinds.kind_of_keys(keys) not in (None, kinds.ADAPTER):
+        raise DataError(f"{file} is not a LoRA: {kinds.said_of(keys)}")
     if faults or other or not parts:
         raise DataError(
             f"{file} is not a LoRA of a Wan2.1 transformer: "

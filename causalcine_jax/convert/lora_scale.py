@@ -14,13 +14,13 @@ Sources that disagree are an error; none takes precedence. Without any, alpha is
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from causalcine_jax.convert.metadata import read_settings
-from causalcine_jax.errors import DataError, UsageError, shown
+from causalcine_jax.errors import DataError, UsageError, is_number, shown
 
 CONFIG = "adapter_config.json"
 FLAG = "--lora-alpha"
@@ -33,7 +33,13 @@ _ALPHAS, _RANKS = (
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _CONVERTED = ("pissa", "olora", "corda")  # by save_pretrained, to adapters of the plain base
 # Settings with which an adapter is more than an update of the base's own layers.
-_OTHER_LAYERS = ("alora_invocation_tokens", "layer_replication", "use_qalora")
+_OTHER_LAYERS = (
+    "alora_invocation_tokens", "layer_replication", "use_qalora", "modules_to_save", "bias",
+)  # fmt: skip
+_NO_OTHER_LAYERS: tuple[object, ...] = (None, False, "", "none", [], {})
+_ROUNDING = 2.0**-8  # of an alpha tensor in bfloat16
+_NO_NUMBER = ("none", "dynamic")  # kohya, where there is no single alpha or rank
+_COMMON_WORDS = ("alpha", "rank", "r")  # in a header, may mean something else
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,13 @@ class ScaleSource:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rank_pattern: Mapping[str, float] = field(default_factory=dict)
 
-    def of(self, module: str) -> tuple[float | None, float | None]:
-        """(alpha, rank) of a module.
+    def of(self, names: Sequence[str]) -> tuple[float | None, float | None]:
+        """(alpha, rank) of a module, which patterns may call by any of its `names`.
 
         A pattern is peft's: a regular expression for the end of the module's path.
         """
-        return _by_pattern(self.alpha_pattern, module, self.alpha), _by_pattern(
-            self.rank_pattern, module, self.rank
+        return _by_pattern(self.alpha_pattern, names, self.alpha), _by_pattern(
+            self.rank_pattern, names, self.rank
         )
 
 
@@ -93,21 +99,26 @@ def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[S
         settings = {name.removeprefix("transformer."): value for name, value in settings.items()}
         found.append(_peft("lora_adapter_metadata", file, settings))
     if flag is not None:
-        if not math.isfinite(flag) or flag <= 0:
+        if not is_number(flag) or flag <= 0:
             raise UsageError(f"{FLAG} must be a positive number, not {flag}")
         found.append(ScaleSource(FLAG, alpha=flag))
     return found
 
 
-def scale_of(module: str, rank: int, found: list[ScaleSource]) -> AdapterScale:
+def scale_of(names: Sequence[str], rank: int, found: list[ScaleSource]) -> AdapterScale:
     """The scale of a module of `rank` on which all sources agree.
+
+    Args:
+      names: of the module: in the adapter's naming, as its trainer's patterns have it; last in
+        that of the base, for messages.
 
     Raises:
       UsageError or DataError: they disagree; names each source and its value.
     """
+    module = names[-1]
     alphas: dict[str, float] = {}
     for source in found:
-        alpha, stated_rank = source.of(module)
+        alpha, stated_rank = source.of(names)
         if stated_rank is not None and stated_rank != rank:
             raise DataError(
                 f"{source.name} says rank {stated_rank:g} for {module}, whose tensors have {rank}: "
@@ -117,7 +128,7 @@ def scale_of(module: str, rank: int, found: list[ScaleSource]) -> AdapterScale:
             alphas[source.name] = alpha
     root = {source.name: source.rslora for source in found if source.rslora is not None}
     for what, stated in (("alpha", alphas), ("use_rslora", root)):
-        if len(set(stated.values())) > 1:
+        if stated and not _agree(stated.values()):
             listed = ", ".join(
                 f"{name} says {value if what != 'alpha' else f'{value:g}'}"
                 for name, value in stated.items()
@@ -131,6 +142,12 @@ def scale_of(module: str, rank: int, found: list[ScaleSource]) -> AdapterScale:
     alpha = next(iter(alphas.values()), float(rank))
     by = " and ".join(alphas) or "stated nowhere, so its rank"
     return AdapterScale(alpha / (math.sqrt(rank) if rslora else rank), alpha, rslora, by)
+
+
+def _agree(values: Iterable[float]) -> bool:
+    """Whether values are equal, but for the rounding of alpha tensors."""
+    least, most = min(values := list(values)), max(values)
+    return most - least <= _ROUNDING * most
 
 
 def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> ScaleSource:
@@ -156,10 +173,10 @@ def _peft(name: str, file: Path, settings: Mapping[str, Any]) -> ScaleSource:
                 else "Train it on the plain base"
             )
         )
-    if unknown := [name for name in _OTHER_LAYERS if settings.get(name)]:
+    if unknown := [name for name in _OTHER_LAYERS if settings.get(name) not in _NO_OTHER_LAYERS]:
         raise DataError(
-            f"{file} says {unknown[0]}, which is not merged here: train or save the adapter "
-            "without it"
+            f"{file} says {unknown[0]} {shown(settings[unknown[0]])}, which is not merged here: "
+            "merge it with peft's merge_and_unload, or train without it"
         )
     root = settings.get("use_rslora")
     if root is not None and not isinstance(root, bool):
@@ -178,7 +195,7 @@ def _header(file: Path, header: Mapping[str, str]) -> ScaleSource:
     stated: dict[str, float] = {}
     for what, names in (("alpha", _ALPHAS), ("rank", _RANKS)):
         for name in names:
-            value = _number(file, name, _float(header.get(name)))
+            value = _number(file, name, _float(file, name, header.get(name)))
             if value is not None and stated.setdefault(what, value) != value:
                 raise DataError(
                     f"the header of {file} states {what} twice, {stated[what]:g} and {value:g}: "
@@ -188,12 +205,19 @@ def _header(file: Path, header: Mapping[str, str]) -> ScaleSource:
     return ScaleSource("the file's header", stated.get("alpha"), stated.get("rank"), root)
 
 
-def _float(text: str | None) -> float | None:
-    """A number of the header. kohya writes "None" or "Dynamic" where there is no single one."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
+def _float(file: Path, name: str, text: str | None) -> float | None:
+    """A number of the header; None where there is none. Common words may mean something else."""
+    if text is None:
         return None
+    try:
+        return float(text)
+    except ValueError:
+        if name in _COMMON_WORDS or text.strip().lower().startswith(_NO_NUMBER):
+            return None
+        raise DataError(
+            f"{file}: {name} in its header must be a number, not {shown(text)}: "
+            "save the adapter again"
+        ) from None
 
 
 def _number(file: Path, name: str, value: Any) -> float | None:
@@ -201,13 +225,8 @@ def _number(file: Path, name: str, value: Any) -> float | None:
 
 
 def _positive(file: Path, name: str, value: Any) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value <= 0
-    ):
-        raise DataError(f"{file}: {name} must be a positive number, not {value!r}")
+    if not is_number(value) or value <= 0:
+        raise DataError(f"{file}: {name} must be a positive number, not {shown(value)}")
     return value
 
 
@@ -230,9 +249,13 @@ def _pattern(file: Path, name: str, value: Any) -> dict[str, float]:
 
 
 def _by_pattern(
-    patterns: Mapping[str, float], module: str, otherwise: float | None
+    patterns: Mapping[str, float], names: Sequence[str], otherwise: float | None
 ) -> float | None:
     return next(
-        (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)),
+        (
+            value
+            for pattern, value in patterns.items()
+            if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+        ),
         otherwise,
     )

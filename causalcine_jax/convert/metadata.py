@@ -10,13 +10,13 @@ its path from the folder. A folder without these two networks takes them from it
 A folder with all three networks may name a base too, but does not need it.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.utils.plain_data import parse_plain, read_text
 
 METADATA = "metadata.json"
 MANIFEST = "manifest.json"  # of a converted model: the SHA-256 of every file, source and target
@@ -26,13 +26,22 @@ def read_settings(file: Path | None) -> dict[str, Any]:
     """The content of a config.json or metadata.json; empty for None."""
     if file is None:
         return {}
-    try:
-        settings = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{file} is not JSON ({error}); copy it again") from error
+    settings = read_json(file)
     if not isinstance(settings, dict):
         raise DataError(f"{file} must hold a JSON object, not {type(settings).__name__}")
     return settings
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file beside weights, which editors may have given a mark in front.
+
+    Raises:
+      DataError: it is not JSON, or repeats a key.
+    """
+    try:
+        return parse_plain(read_text(file), str(file), as_json=True)
+    except UsageError as error:
+        raise DataError(f"{error}; copy it again") from error
 
 
 def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:

@@ -6,14 +6,14 @@ access, and mapped pages do not count as this process's own memory.
 """
 
 import contextlib
-import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from causalcine_jax.convert import safetensors_files, torch_files
+from causalcine_jax.convert.metadata import read_json
 from causalcine_jax.convert.stored import NUMPY_DTYPES, StoredTensor
 from causalcine_jax.errors import DataError, disk_faults
 
@@ -21,16 +21,17 @@ _LFS_POINTER = b"version https://git-lfs"
 _GGUF = b"GGUF"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch.save since 1.6, and before
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of every file that can be read
-_FORMATS = ("safetensors", "bin")  # of shards in a folder, the preferred one first
+FORMATS = ("safetensors", "bin")  # of shards in a folder, the preferred one first
 
 
 class TensorFiles:
     """The tensors of one or more `files`.
 
-    `shapes` and `dtypes` (safetensors' names) come from the headers.
+    `shapes` and `dtypes` (safetensors' names) come from the headers; `absent` are the keys that an
+    index lists and no file has.
     """
 
-    def __init__(self, files: list[Path]):
+    def __init__(self, files: list[Path], listed: Iterable[str] = ()):
         self.files = files
         self._stored: dict[str, StoredTensor] = {}
         self._mapped: dict[Path, mmap.mmap] = {}
@@ -44,6 +45,7 @@ class TensorFiles:
                 self._stored[key] = stored
         self.shapes = {key: stored.shape for key, stored in self._stored.items()}
         self.dtypes = {key: stored.dtype for key, stored in self._stored.items()}
+        self.absent = [key for key in listed if key not in self._stored]
 
     def metadata(self) -> dict[str, str]:
         """The free text of safetensors headers; with several files, later ones win."""
@@ -88,7 +90,8 @@ def open_tensors(path: Path) -> Iterator[TensorFiles]:
     Raises:
       DataError: nothing there, missing shards (all named), or a damaged or malicious file.
     """
-    files = TensorFiles(_find(path))
+    found, listed = _find(path)
+    files = TensorFiles(found, listed)
     try:
         yield files
     finally:
@@ -106,6 +109,8 @@ def _locate(file: Path) -> dict[str, StoredTensor]:
             f"{file} is GGUF, whose quantised blocks are not read: take the bf16, fp16 or "
             "fp8_scaled .safetensors of the same model"
         )
+    if file.name.endswith(".index.json"):
+        raise DataError(f"{file} is an index of shards: name its folder, {file.parent}")
     if not _of_torch(file) and start[8:9] != b"{" and file.suffix not in SUFFIXES:
         raise DataError(
             f"{file} is no file of tensors that can be read: expected safetensors, "
@@ -131,27 +136,25 @@ def _of_torch(file: Path) -> bool:
     return file.suffix in SUFFIXES[1:] and start[8:9] != b"{"
 
 
-def _find(path: Path) -> list[Path]:
+def _find(path: Path) -> tuple[list[Path], list[str]]:
+    """(the files at `path`, the tensors that their index lists)."""
     if path.is_file():
-        return [path]
+        return [path], []
     indices = next(
-        (found for kind in _FORMATS if (found := sorted(path.glob(f"*.{kind}.index.json")))), []
+        (found for kind in FORMATS if (found := sorted(path.glob(f"*.{kind}.index.json")))), []
     )
     if not indices:
-        files = next((found for kind in _FORMATS if (found := sorted(path.glob(f"*.{kind}")))), [])
+        files = next((found for kind in FORMATS if (found := sorted(path.glob(f"*.{kind}")))), [])
         if not files:
             raise DataError(f"no .safetensors file in {path}")
-        return files
+        return files, []
     try:
-        shards = sorted(
-            {
-                shard
-                for index in indices
-                for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()
-            }
-        )
+        listed = {
+            key: shard for index in indices for key, shard in read_json(index)["weight_map"].items()
+        }
+        shards = sorted(set(listed.values()))
         outside = [shard for shard in shards if Path(shard).name != shard]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
+    except (DataError, KeyError, AttributeError, TypeError) as error:
         raise DataError(
             f"{' or '.join(map(str, indices))} is not an index of shards ({error}); "
             "copy or download it again"
@@ -166,4 +169,4 @@ def _find(path: Path) -> list[Path]:
         raise DataError(
             f"shards missing in {path}: {', '.join(missing)}; copy or download them again"
         )
-    return [path / shard for shard in shards]
+    return [path / shard for shard in shards], list(listed)

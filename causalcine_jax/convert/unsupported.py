@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from causalcine_jax.errors import shown
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 # A key pattern (original or Diffusers naming) found only in this kind of network, and its name.
@@ -70,6 +72,7 @@ _CHANNELS = {
     ),
 }
 
+_WHOLE = [-1, -1]  # config.json's window_size where all tokens attend to all
 TI2V_WIDTH = 3072  # tells it from another model whose latents have 48 channels
 
 
@@ -124,9 +127,14 @@ def _transformer(shapes: Shapes, settings: Mapping[str, Any]) -> str | None:
     width = shapes.get("patch_embedding.weight", (0,))[0]
     if channels and channels[0] in _CHANNELS and (channels[0] != 48 or width == TI2V_WIDTH):
         return _CHANNELS[channels[0]]
+    if settings.get("window_size", _WHOLE) not in (None, _WHOLE):
+        return (
+            f"a Wan transformer whose config.json says window_size {shown(settings['window_size'])}"
+            ": it attends to neighbours alone, which is not done here"
+        )
     if settings.get("model_type", "t2v") != "t2v":
         return (
             f"a Wan transformer of another kind: config.json says model_type "
-            f"{settings['model_type']!r}, and only t2v is supported"
+            f"{shown(settings['model_type'])}, and only t2v is supported"
         )
     return None

@@ -1,6 +1,5 @@
 """What is read of a film.json. People edit these files, so the type of every field is checked."""
 
-import math
 import types
 import typing
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.config import DTYPES, KV_DTYPES, POOL_PLACES, MemoryConfig
-from causalcine_jax.errors import UsageError, nearest, raise_faults, shown
+from causalcine_jax.errors import UsageError, is_number, nearest, raise_faults, shown
 from causalcine_jax.story_schema import LARGEST_SIDE
 
 if typing.TYPE_CHECKING:  # importing it imports jax, which can wait until there is a film.json
@@ -176,9 +175,7 @@ def _is(value: Any, kind: Any) -> bool:
             and (last is Ellipsis or len(value) == len(typing.get_args(kind)))
         )
     if kind is float:
-        return (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        )
+        return is_number(value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

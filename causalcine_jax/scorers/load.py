@@ -59,7 +59,7 @@ class ScorerTensors:
                 f"{path} does not hold {source.what}: its keys are not those of {names} "
                 f"(they begin with {', '.join(sorted(plain)[:3]) or 'nothing'})"
             )
-        self._tensors = tensors
+        self._tensors, self.absent = tensors, tensors.absent
         self._viewed: dict[str, ViewedTensor] = {}
         unknown = self._add(found, plain)
         if unknown:

@@ -68,6 +68,30 @@ def lose_shards_and_index(wan):
     (wan / "diffusion_pytorch_model.safetensors.index.json").unlink()
 
 
+def lose_bin_shards(wan):
+    for file in wan.glob("diffusion_pytorch_model*"):
+        file.unlink()
+    save_torch(wan / "pytorch_model-00001-of-00002.bin", **tensors("transformer"))
+
+
+def lose_a_block(wan):
+    """The index lists a block that no shard has; the others are a shorter network."""
+    (wan / "config.json").unlink()
+    for file in wan.glob("*.safetensors"):
+        kept = {key: t for key, t in load_file(file).items() if not key.startswith("blocks.2.")}
+        save_file(kept, file)
+
+
+def local_attention(wan):
+    config = json.loads((wan / "config.json").read_text())
+    (wan / "config.json").write_text(json.dumps({**config, "window_size": [6, 6]}))
+
+
+def a_key_twice(wan):
+    text = (wan / "config.json").read_text()
+    (wan / "config.json").write_text(text.replace("{", '{"num_heads": 1, ', 1))
+
+
 def another_naming_among_it(wan):
     save_file(
         {"proj_out.bias": np.zeros(64, np.float32)},
@@ -162,6 +186,13 @@ def not_json(wan):
             r".*-00003-of-00003\.safet",
         ),
         (
+            lose_bin_shards,
+            r"shards missing in .*wan: pytorch_model-00002-of-00002\.bin; copy",
+        ),
+        (lose_a_block, r"(?s)27 of its tensors do not fit.*missing    blocks\.2\..*, by the index"),
+        (local_attention, r"says window_size \[6, 6\]: it attends to neighbours alone"),
+        (a_key_twice, r"config\.json: the key 'num_heads' is given twice"),
+        (
             another_naming_among_it,
             r"mixes formats: .* original Wan2\.1 keys .* Diffusers \(proj_out\.bias\)",
         ),
@@ -173,7 +204,7 @@ def not_json(wan):
         (two_experts, r"is Wan2\.2-A14B: two transformers"),
         (eight_bits, r"quantised weights \(blocks\.0\.\w+_attn\.\w*q\.weight is I8\)"),
         (no_tokenizer, r"no tokenizer beside the text encoder .* as --tokenizer"),
-        (not_json, r"config\.json is not JSON"),
+        (not_json, r"config\.json: not valid JSON"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(wan, tmp_path, damage, message):
@@ -181,6 +212,22 @@ def test_bad_input_is_named_and_nothing_is_written(wan, tmp_path, damage, messag
     with pytest.raises(DataError, match=message):
         run(wan, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["wan"]
+
+
+def test_a_shard_or_an_index_by_itself(wan, tmp_path):
+    for name, message in (
+        ("diffusion_pytorch_model-00002-of-00003.safetensors", r"is one of 3 shards"),
+        ("diffusion_pytorch_model.safetensors.index.json", "is an index of shards"),
+    ):
+        with pytest.raises(DataError, match=rf"{message}: name its folder, .*wan"):
+            run(wan / name, tmp_path / "out")
+
+
+def test_a_mark_in_front_of_json_is_read(wan, tmp_path):
+    for name in ("config.json", "diffusion_pytorch_model.safetensors.index.json"):
+        (wan / name).write_bytes(b"\xef\xbb\xbf" + (wan / name).read_bytes())
+    run(wan, tmp_path / "out")
+    assert json.loads((tmp_path / "out/transformer/config.json").read_text())["num_heads"] == 2
 
 
 def test_impossible_requests(made, wan, tmp_path):

@@ -38,6 +38,17 @@ from causalcine_jax.families import family
         ("Wan21_CausVid_14B_T2V.safetensors", None),
         ("self-forcing-14b/model.pt", None),
         ("causalcine/models/Wan2.1-T2V-1.3B", "wan2.1-t2v-1.3b"),
+        ("Wan2.1_T2V_14B_FusionX-FP16.safetensors", None),
+        ("Wan2.1-T2V-14B-Lightning/model.safetensors", None),
+        ("Wan2.1-T2V-1.3B-LongLive.safetensors", None),
+        # The nearest name decides; a repository's name is not that of all its files
+        ("Self-Forcing/wan_models/Wan2.1-T2V-1.3B", "wan2.1-t2v-1.3b"),
+        ("CausVid/wan_models/Wan2.1-T2V-1.3B", "wan2.1-t2v-1.3b"),
+        ("Self-Forcing/Wan2.1-T2V-1.3B/diffusion_pytorch_model.safetensors", None),
+        ("causvid/checkpoints/wan2.1_t2v_1.3B_fp16.safetensors", None),
+        ("self-forcing/checkpoints/longlive_base.pt", "longlive-1"),
+        ("Self-Forcing/checkpoints/ode_init.pt", None),
+        ("causvid/bidirectional_checkpoint1/model.pt", None),
     ],
 )
 def test_names_tell_the_family(path, name):

@@ -87,6 +87,14 @@ def test_a_file_named_as_another_part(tmp_path):
     assert holds(tmp_path / "vae.pt", "text_encoder") and not holds(tmp_path / "vae.pt", "vae")
     with pytest.raises(UsageError, match=r"vae\.pt is a text encoder, and .* is named as one too"):
         run(tmp_path / "vae.pt", tmp_path / "out", text_encoder=tmp_path / "vae.pt")
+    save_file(BASE, tmp_path / "dit.safetensors")
+    for part in ("vae", "text_encoder"):
+        with pytest.raises(DataError, match="its keys are those of a transformer"):
+            run(
+                tmp_path / "dit.safetensors",
+                tmp_path / "out",
+                **{part: tmp_path / "dit.safetensors"},
+            )
     save_file({"something.else": np.zeros(3, np.float32)}, tmp_path / "transformer.safetensors")
     with pytest.raises(
         DataError, match=r"holds no known network: its keys begin with something\.else"
@@ -114,6 +122,10 @@ def test_a_config_beside_a_pt_is_read(tmp_path):
         ({"model_state_dict": ("model.", 2)}, {}, 2),
         ({"state_dict": ("net.", 2)}, {}, 2),
         ({"module": ("module.model.", 2), "optimizer": ("", 3)}, {}, 2),
+        ({"model": ("", 2), "ema": ("module.", 3)}, {}, 3),
+        ({"model": ("", 2), "ema": ("module.", 3)}, {"weights": "generator"}, 2),
+        ({"model": ("", 2), "model_ema": ("", 3)}, {"weights": "generator_ema"}, 3),
+        ({"state_dict": ("generator.model.", 2)}, {}, 2),
     ],
 )
 def test_dictionaries_that_hold_a_network(tmp_path, content, options, times):
@@ -124,6 +136,21 @@ def test_dictionaries_that_hold_a_network(tmp_path, content, options, times):
     save_torch(tmp_path / "a.pt", **values)
     run(tmp_path / "a.pt", tmp_path / "out", **options)
     assert_is_base(tmp_path / "out", times)
+
+
+def test_which_dictionary_is_taken_is_said(tmp_path, capsys):
+    """An average that holds no weights is no choice."""
+    average = {key: t * 3 for key, t in BASE.items()}
+    for name, ema, taken in (
+        ("whole", {"decay": np.ones(1, np.float32), "shadow_params": average}, 3),
+        ("empty", {"decay": np.ones(1, np.float32)}, 1),
+    ):
+        save_torch(tmp_path / f"{name}.pt", model=BASE, ema=ema)
+        run(tmp_path / f"{name}.pt", tmp_path / name)
+        assert_is_base(tmp_path / name, taken)
+        assert ("whole.pt holds ema, model: ema is taken" in capsys.readouterr().err) == (
+            taken == 3
+        )
 
 
 def test_dictionaries_inside_each_other(tmp_path):
@@ -147,6 +174,9 @@ def test_dictionaries_inside_each_other(tmp_path):
         (["generator.", "generator_ema."], {"weights": "generator"}, 0),
         (["pipe.dit."], {}, 0),
         (["model.diffusion_model."], {}, 0),
+        (["transformer."], {}, 0),
+        (["module.generator.", "module.generator_ema."], {}, 1),
+        (["model.", "ema."], {}, 1),
     ],
 )
 def test_dictionaries_made_flat(tmp_path, prefixes, options, taken):
@@ -155,7 +185,8 @@ def test_dictionaries_made_flat(tmp_path, prefixes, options, taken):
         for i, prefix in enumerate(prefixes)
         for key, t in BASE.items()
     }
-    save_file(flat, tmp_path / "a.safetensors")
+    step = {"step": np.zeros(1, np.int64)} if len(prefixes) > 1 else {}
+    save_file({**flat, **step}, tmp_path / "a.safetensors")
     run(tmp_path / "a.safetensors", tmp_path / "out", **options)
     assert_is_base(tmp_path / "out", taken + 1)
 
@@ -208,6 +239,39 @@ def test_float8_weights_are_read_with_their_scales(tmp_path, scales, key, shape)
     assert all(
         np.array_equal(found[f"transformer:{name}"], tensor) for name, tensor in expected.items()
     )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"scale_weight": None}, r"q\.weight is float8 and its scale is missing"),
+        (
+            {"scale_weight": np.array(0, np.float32)},
+            r"scale_weight is not a positive finite number",
+        ),
+        ({"scale_weight": np.array(-1, np.float32)}, r"scale_weight is not a positive finite"),
+        ({"scale_weight": np.array(np.nan, np.float32)}, r"scale_weight is not a positive finite"),
+        ({"scale_weight": np.ones((1, 24), np.float32)}, r"one number or 24 were expected"),
+        ({"weight_scale": np.array(2, np.float32)}, r"scale_weight and .*weight_scale both scale"),
+    ],
+)
+@pytest.mark.parametrize("marker", [True, False])
+def test_scales_that_are_lost_doubled_or_impossible_are_refused(tmp_path, change, message, marker):
+    content, _ = float8(True, ".scale_weight", "one", marker)
+    for name, value in change.items():
+        key = f"model.diffusion_model.blocks.0.self_attn.q.{name}"
+        content.pop(key, None)
+        content |= {} if value is None else {key: value}
+    save_file(content, tmp_path / "fp8.safetensors")
+    with pytest.raises(DataError, match=message):
+        load_transformer(tmp_path / "fp8.safetensors")
+
+
+def test_scaled_weights_that_all_lost_their_scales_are_refused(tmp_path):
+    content, _ = float8(False, None, None, marker=True)
+    save_file(content, tmp_path / "fp8.safetensors")
+    with pytest.raises(DataError, match="is float8 and its scale is missing"):
+        load_transformer(tmp_path / "fp8.safetensors")
 
 
 def test_a_scale_without_its_weight_and_other_packings_are_refused(tmp_path):

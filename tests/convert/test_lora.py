@@ -2,10 +2,11 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny_loras import PAIR, Q, peft_folder, read, scale
+from tiny_loras import BASE, DOWN, PAIR, RNG, UP, Q, peft_folder, read, scale
 
 from causalcine_jax.convert.command import convert
 from causalcine_jax.convert.convert_config import ConvertConfig
@@ -19,6 +20,8 @@ from causalcine_jax.errors import DataError, UsageError
         ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4.0),
         ({"r": 16, "lora_alpha": 8, "rank_pattern": {"self_attn.q": 4}}, 2.0),
         ({"r": 4, "lora_alpha": 8, "alpha_pattern": {r"blocks\.0\.self_attn\.q": 2}}, 0.5),
+        # A module has its trainer's name: here after peft's own prefix.
+        ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"^blocks.0.self_attn.q": 2}}, 0.5),
         # peft matches full path components.
         ({"r": 4, "lora_alpha": 8, "alpha_pattern": {"attn.q": 2}}, 2.0),
     ],
@@ -107,18 +110,81 @@ def test_sources_that_disagree_are_refused_and_named(base, tmp_path):
         ({"init_lora_weights": "corda"}, "save_pretrained with path_initial_model_for"),
         ({"init_lora_weights": "loftq"}, "wrong on this one. Train it on the plain base"),
         ({"init_lora_weights": "lora_ga"}, "wrong on this one. Train it on the plain base"),
-        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens, which is not merged"),
-        ({"layer_replication": [[0, 1]]}, "layer_replication, which is not merged here"),
+        (
+            {"alora_invocation_tokens": [1, 2]},
+            r"alora_invocation_tokens \[1, 2\], which is not merged",
+        ),
+        ({"layer_replication": [[0, 1]]}, r"layer_replication .*, which is not merged here"),
         ({"lora_alpha": "8"}, "lora_alpha must be a positive number, not '8'"),
         ({"lora_alpha": -8}, "lora_alpha must be a positive number"),
         ({"use_rslora": "yes"}, "use_rslora must be true or false"),
         ({"alpha_pattern": {"(": 2}}, "no regular expression"),
         ({"alpha_pattern": {"attn.q": None}}, "must be a positive number, not None"),
+        ({"lora_alpha": 10**400}, "must be a positive number, not a number of about 400 digits"),
+        ({"modules_to_save": ["head"]}, r"says modules_to_save \['head'\], which is not merged"),
+        ({"bias": "lora_only"}, "says bias 'lora_only', which is not merged"),
     ],
 )
 def test_impossible_settings(base, tmp_path, settings, message):
     with pytest.raises(DataError, match=message):
         read(base, peft_folder(tmp_path / "peft", **settings))
+
+
+@pytest.mark.parametrize("pattern", ["blocks.0.attn1.to_q", "attn1.to_q", "to_q"])
+def test_patterns_are_in_the_names_of_the_adapter(base, tmp_path, pattern):
+    names = "blocks.0.attn1.to_q.lora_A.weight", "blocks.0.attn1.to_q.lora_B.weight"
+    pair = dict(zip(names, (DOWN, UP), strict=True))
+    settings = {
+        "r": 16,
+        "lora_alpha": 8,
+        "alpha_pattern": {pattern: 2},
+        "rank_pattern": {pattern: 4},
+    }
+    assert scale(base, peft_folder(tmp_path / "peft", pair, **settings)) == 0.5
+    header = {
+        "lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in settings.items()})
+    }
+    save_file(
+        {f"transformer.{key}": t for key, t in pair.items()}, tmp_path / "a.safetensors", header
+    )
+    assert scale(base, tmp_path / "a.safetensors") == 0.5
+
+
+@pytest.mark.parametrize(
+    "dtype, alpha, stated", [(np.float16, 0.3, "0.3"), (ml_dtypes.bfloat16, 10.6666, "10.6666")]
+)
+def test_an_alpha_tensor_may_be_rounded(base, tmp_path, dtype, alpha, stated):
+    own = {f"diffusion_model.{Q}.alpha": np.array(alpha, dtype)}
+    header = {"ss_network_alpha": stated, "ss_network_dim": "4"}
+    save_file({**PAIR, **own}, tmp_path / "lora.safetensors", header)
+    assert abs(scale(base, tmp_path / "lora.safetensors").expected - alpha / 4) < 0.01 * alpha
+    save_file(
+        {**PAIR, **own}, tmp_path / "lora.safetensors", {"ss_network_alpha": f"{alpha * 1.01}"}
+    )
+    with pytest.raises(DataError, match="is stated differently"):
+        read(base, tmp_path / "lora.safetensors")
+
+
+def test_a_header_whose_alpha_is_no_number(base, tmp_path):
+    save_file(PAIR, tmp_path / "lora.safetensors", {"lora_alpha": "8,0"})
+    with pytest.raises(DataError, match="lora_alpha in its header must be a number, not '8,0'"):
+        read(base, tmp_path / "lora.safetensors")
+    save_file(PAIR, tmp_path / "lora.safetensors", {"ss_network_alpha": "Dynamic", "rank": "high"})
+    assert scale(base, tmp_path / "lora.safetensors") == 1.0
+
+
+def test_the_bias_of_an_adapter_has_its_scale(base, tmp_path):
+    more = RNG.standard_normal(24).astype(np.float32)
+    pair = {f"base_model.model.{Q}.lora_A.weight": DOWN, f"base_model.model.{Q}.lora_B.weight": UP}
+    bias = {f"base_model.model.{Q}.lora_B.bias": more}
+    settings = {"r": 4, "lora_alpha": 8, "lora_bias": True}
+    folder = peft_folder(tmp_path / "peft", {**pair, **bias}, **settings)
+    assert scale(base, folder) == 2.0
+    expected = BASE[f"{Q}.bias"] + 0.5 * 2 * more
+    np.testing.assert_allclose(read(base, f"{folder}:0.5", key=f"{Q}.bias"), expected, rtol=1e-6)
+    save_file(bias, folder / "adapter_model.safetensors")
+    with pytest.raises(DataError, match=r"lora_B\.bias belongs to no lora_A and lora_B"):
+        read(base, folder)
 
 
 def test_the_scale_is_printed(base, tmp_path, capsys):

@@ -180,6 +180,12 @@ def test_the_fields_of_a_records_memory_and_sampler_have_types(rubbish):
         )
     with pytest.raises(UsageError, match="sampler"):
         FilmRecord.from_dict({"sampler": {"steps": rubbish, "guidance": float("nan")}})
+    for huge in (
+        {"sampler": {"guidance": 10**400}},
+        {"loras": [{"file": "a", "strength": 10**400, "sha256": "b"}]},
+    ):
+        with pytest.raises(UsageError, match="must be a"):
+            FilmRecord.from_dict(huge)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "four", "", "9" * 5000])

@@ -5,13 +5,12 @@
 Overlapping intervals of two means decide nothing, because some stories are hard for every system.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from causalcine_jax.errors import UsageError, raise_faults, shown
+from causalcine_jax.errors import UsageError, is_number, raise_faults, shown
 from causalcine_jax.evaluation.films.report_tables import OF_RANGES
 from causalcine_jax.evaluation.films.stories import story_of
 from causalcine_jax.evaluation.films.story_means import Score, by_story
@@ -20,7 +19,6 @@ from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.utils.plain_data import read_plain
 
 NEEDED = {"settings", "per_film", "bad", "without_film"}
-LARGEST = sys.float_info.max
 ZERO_IS_WORST = {
     "alignment", "subject", "background", "inter_shot",
     "returns", "returns_gated", "returns_passed",
@@ -84,10 +82,7 @@ def _faults(report: dict[str, Any]) -> list[str]:
             except (KeyError, TypeError, AttributeError):
                 faults.append(f"the film {name} lacks {measure}: measure it again")
                 continue
-            # By bounds: math.isfinite raises for integers beyond those of a float.
-            if value is not None and (
-                not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST
-            ):
+            if value is not None and not is_number(value):
                 faults.append(f"the film {name}: {measure} must be a number, not {shown(value)}")
         if not isinstance(film.get("story_sha256", ""), str):
             faults.append(f"the film {name}: story_sha256 must be text: measure it again")
