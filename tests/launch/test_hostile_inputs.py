@@ -78,8 +78,12 @@ def fault(tmp_path, text: str | bytes, name: str = "story.yaml") -> str:
             "width must be at most 16384 pixels, not 16000000000",
         ),
         (f"{HEAD}{SHOTS}".encode("utf-16"), "save it as UTF-8"),
+        (f"{HEAD}seed: [{'1,' * 900_000}]\n{SHOTS}", "has more than 50,000 values: save so long"),
+        ("{" + "a," * 900_000 + "}", "has more than 50,000 values: save so long"),
+        (f'{HEAD}shots: [{{caption: "\\0\\ufeff \\u200b", chunks: 1}}]', "the caption is empty"),
+        (f'{HEAD}shots: [{{caption: Mia., id: "\\u2060", chunks: 1}}]', "id must be text"),
     ],
-    ids=range(18),
+    ids=range(22),
 )
 def test_yaml(tmp_path, text, said):
     assert said in fault(tmp_path, text)
@@ -105,8 +109,10 @@ def test_no_more_than_twenty_faults_are_listed(tmp_path):
             "at most 3600, not nan",
         ),
         ('{"seed": 1, "seed": 2}', "the key 'seed' is given twice"),
+        ("[" + "{}," * 20_000_000 + "1]", "has more than 4,000,000 values"),
+        ("[" + "{}," * 1_990_000 + "1]", "must be a mapping"),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_json(tmp_path, text, said):
     assert said in fault(tmp_path, text, "story.json")
