@@ -10,7 +10,8 @@ import time
 import pytest
 from tiny_models import WORDS
 
-from causalcine_jax.cli import number, run, whole_number
+from causalcine_jax.cli import ArgumentParser, number, run, whole_number
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, StoreSpec, captions_file
 from causalcine_jax.errors import (
     DataError,
@@ -196,6 +197,28 @@ def test_a_number_that_is_none(text):
     with pytest.raises(argparse.ArgumentTypeError) as raised:
         whole_number(text)
     assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("text", ["-1e3", "-.5", "-7"])
+def test_a_negative_number_is_the_value_of_the_flag_before_it(text):
+    parser = ArgumentParser()
+    parser.add_argument("--shift", type=number)
+    assert parser.parse_args(["--shift", text]).shift == float(text)
+
+
+def test_a_negative_infinity_is_no_number(capsys):
+    parser = ArgumentParser()
+    parser.add_argument("--shift", type=number)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--shift", "-inf"])
+    assert "--shift: must be a finite number, not '-inf'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["window_chunks", "memory_frames"])
+def test_more_history_than_indices_count_is_refused(name):
+    MemoryConfig(**{name: 10**8})
+    with pytest.raises(UsageError, match=f"{name} must be at least 0 and at most 100000000"):
+        MemoryConfig(**{name: 10**10})
 
 
 def test_numbers():
