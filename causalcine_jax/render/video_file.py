@@ -108,7 +108,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.Video
     if stream.metadata.get("alpha_mode") != "1" or decoder not in av.codecs_available:
         yield from container.decode(stream)
         return
-    context = av.VideoCodecContext.create(decoder, "r")
+    context = cast(av.VideoCodecContext, av.CodecContext.create(decoder, "r"))
     for packet in container.demux(stream):
         yield from context.decode(packet)
 
