@@ -5,13 +5,14 @@ Validation reports all faults of a config at once. network_sizes.py has the netw
 
 from dataclasses import dataclass, replace
 
-from causalcine_jax.errors import choice_faults, least_faults, raise_faults
+from causalcine_jax.errors import choice_faults, raise_faults, range_faults
 from causalcine_jax.memory_policies import POLICIES
 
 SOLVERS = ("unipc", "euler", "few_step")  # diffusion/solvers.py
 POSITIONS = ("block_relative", "absolute")
 AFTER_CUT = "after_cut"  # positions of the one chunk after a cut that flushes (film/cut.py)
 AT_CUT = ("keep", "recache", "flush")
+MOST_HISTORY = 10**8  # chunks or latent frames: a year of film; indices have 32 bits
 EVICTIONS = ("oldest", "least_retrieved")
 # Dtypes of the networks at generation. float8: bfloat16, with the matrices of the transformer's
 # blocks in eight bits (models/float8.py).
@@ -71,7 +72,9 @@ class MemoryConfig:
                 f"sink_frames must be between 0 and memory_frames {self.memory_frames}, "
                 f"got {self.sink_frames}"
             )
-        return faults + least_faults(self, ("window_chunks", "memory_frames"), 0)
+        for name in ("window_chunks", "memory_frames"):
+            faults += range_faults(name, getattr(self, name), 0, MOST_HISTORY)
+        return faults
 
     @property
     def window_only(self) -> "MemoryConfig":

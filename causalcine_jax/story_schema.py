@@ -5,6 +5,7 @@ nearest known one, a wrong type, an empty caption, a duration that is missing, d
 zero. It never raises, whatever the data.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -133,14 +134,14 @@ def _shot_faults(shot: Any, where: str) -> list[str]:
         ]
     faults = _unknown_keys(shot, SHOT_KEYS, f"{where}: ")
     name = shot.get("id")
-    if name is not None and (not isinstance(name, str) or not name.strip()):
+    if name is not None and (not isinstance(name, str) or blank(name)):
         faults.append(f"{where}: id must be text, not {shown(name)}")
     elif name is not None:
         faults += _text_faults(name, f"{where}: id")
     caption = shot.get("caption")
     if caption is None:
         faults.append(f"{where}: has no caption")
-    elif isinstance(caption, str) and not caption.strip():
+    elif isinstance(caption, str) and blank(caption):
         faults.append(f"{where}: the caption is empty")
     else:
         faults += _text_faults(caption, f"{where}: caption")
@@ -170,6 +171,11 @@ def duration_faults(seconds: Any, chunks: Any, where: str) -> list[str]:
         if _is_int(chunks) and 0 < chunks <= longest
         else [f"{where}: chunks must be a whole number from 1 to {longest}, not {shown(chunks)}"]
     )
+
+
+def blank(text: str) -> bool:
+    """Whether nothing of it is seen: it is spaces, and control or zero-width characters."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
 def _unknown_keys(data: Mapping, known: tuple[str, ...], where: str) -> list[str]:

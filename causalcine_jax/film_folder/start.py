@@ -145,7 +145,7 @@ def read_frames(
     first, later = lengths
     with still.opened(file) as image:
         if image is None:
-            source = clip.frames(file)
+            source = clip.frames(file, tell)
         elif still.moves(image):
             source = itertools.starmap(Frame, still.images(image, tell))
         else:
@@ -156,9 +156,10 @@ def read_frames(
         _tell_of_cropping(first_two[0], height, width, tell)
         if len(first_two) == 1:
             return np.repeat(clip.fitted(first_two[0], height, width)[None], first, axis=0)
+        shown_once = itertools.chain(first_two, source)
         shown = [
             clip.fitted(frame, height, width)
-            for frame in clip.at_rate(clip.short(file, itertools.chain(first_two, source)), fps)
+            for frame in clip.at_rate(clip.unrounded(clip.short(file, shown_once)), fps)
         ]
     if len(shown) < first:
         raise UsageError(

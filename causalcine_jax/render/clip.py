@@ -9,11 +9,10 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -22,12 +21,23 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 from PIL import Image
 
-from causalcine_jax.errors import DataError, UsageError, printable
-from causalcine_jax.render.colour import BT2020, HLG, PQ, ToLastingRGB
-from causalcine_jax.render.still import MOST_PIXELS
+from causalcine_jax.errors import UsageError
+from causalcine_jax.render.colour import ToLastingRGB
+from causalcine_jax.render.still import MOST_PIXELS, TRANSPARENT
+from causalcine_jax.render.video_file import (
+    check,
+    decoded,
+    display_axes,
+    pixel_aspect,
+    readable,
+    sideways,
+    video_stream,
+)
 
 LONGEST = 60  # seconds of a clip; longer ones are films, not beginnings
 FASTEST = 240  # frames per second
+ROUNDING = Fraction(1, 2000)  # seconds by which a time in milliseconds may be wrong
+CUT_OFF = Fraction(1, 2)  # seconds that may be missing at a file's end: its sound may be longer
 
 
 @dataclass(frozen=True)
@@ -115,11 +125,34 @@ def seen(frame: Frame, height: int, width: int) -> tuple[float, float]:
     )
 
 
-def frames(file: Path) -> Iterator[Frame]:
-    """The frames of a video file, upright. Raises as `stored` does."""
-    to_rgb = ToLastingRGB()
+def frames(file: Path, tell: Callable[[str], None] = lambda note: None) -> Iterator[Frame]:
+    """The frames of a video file, upright. Raises as `stored` does.
+
+    Reports what a viewer would show otherwise, or not at all, through `tell`.
+    """
+    to_rgb, end = ToLastingRGB(), Fraction(0)
     for frame in stored(file):
         yield upright(frame, to_rgb)
+        end = frame.end
+    if to_rgb.transparent:
+        tell(TRANSPARENT)
+    if (whole := length(file)) > end + max(CUT_OFF, whole / 10):
+        tell(
+            f"its pictures end after {float(end):.4g} s, and the file says that it lasts "
+            f"{float(whole):.4g} s: is it cut off?"
+        )
+
+
+def unrounded(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames, for `at_rate`, of a file that may round their times to milliseconds.
+
+    A rounded time may lie just after the time at which its frame is wanted. The last frame, which
+    has no other chance, would be lost.
+    """
+    for frame in frames:
+        yield replace(
+            frame, start=max(frame.start - ROUNDING, Fraction(0)), end=frame.end - 2 * ROUNDING
+        )
 
 
 def stored(
@@ -143,12 +176,13 @@ def stored(
         stream = video_stream(file, container)
         check(file, stream)
         stream.thread_type = "AUTO"
-        decoded: Iterator[av.VideoFrame] = container.decode(stream)
         if clock is not None and since > 0:
-            decoded = _searched(container, stream, clock + since)
+            source = _searched(container, stream, clock + since)
+        else:
+            source = decoded(container, stream)
         usual = 1 / stream.average_rate if stream.average_rate else Fraction(1, 25)
         zero, start, length = clock, -usual, usual
-        for frame in decoded:
+        for frame in source:
             if frame.width * frame.height > MOST_PIXELS:
                 raise UsageError(
                     f"{file} has frames of {frame.width} x {frame.height} pixels: make it smaller"
@@ -175,6 +209,18 @@ def beginning(file: Path) -> Fraction:
         return Fraction(container.start_time or 0, av.time_base)
 
 
+def length(file: Path) -> Fraction:
+    """Seconds that the file says it lasts, from its first frame or sound on; 0 if it does not say.
+
+    Raises `DataError` if the file cannot be read.
+    """
+    with readable(file) as container:
+        length = container.duration or 0
+        # Matroska counts from 0, also where nothing begins there.
+        early = max(container.start_time or 0, 0) if "matroska" in container.format.name else 0
+        return Fraction(length - early, av.time_base)
+
+
 def _searched(
     container: InputContainer, stream: VideoStream, time: Fraction
 ) -> Iterator[av.VideoFrame]:
@@ -182,7 +228,7 @@ def _searched(
 
     def from_keyframe() -> Iterator[av.VideoFrame]:
         # Frames before the first keyframe may refer to frames that were not decoded.
-        return itertools.dropwhile(lambda frame: not frame.key_frame, container.decode(stream))
+        return itertools.dropwhile(lambda frame: not frame.key_frame, decoded(container, stream))
 
     assert stream.time_base is not None
     ticks = math.floor(time / stream.time_base)
@@ -193,42 +239,7 @@ def _searched(
         if first is not None and first.pts is not None and first.pts <= ticks:
             return itertools.chain([first], found)
     container.seek(stream.start_time or 0, stream=stream, backward=True)
-    return container.decode(stream)
-
-
-def video_stream(file: Path, container: InputContainer) -> VideoStream:
-    """The file's first video. `DataError` if it has none but, as music has, a picture."""
-    cover = av.stream.Disposition.attached_pic
-    for stream in container.streams.video:
-        if not stream.disposition & cover:
-            return stream
-    raise DataError(f"{file} cannot be read as a clip: it has no video")
-
-
-def check(file: Path, stream) -> None:
-    """Checks that the frames can be shown as they are meant.
-
-    Raises:
-      DataError: no decoder reads them.
-      UsageError: they are too large, or their colours would be shown wrong.
-    """
-    context = stream.codec_context
-    if context is None or not context.width or not context.height:
-        raise DataError(
-            f"{file} cannot be read as a picture or a clip: it is damaged or encrypted, or FFmpeg "
-            "cannot decode it"
-        )
-    if context.width * context.height > MOST_PIXELS:
-        raise UsageError(
-            f"{file} has frames of {context.width} x {context.height} pixels: make it smaller"
-        )
-    curve = {PQ: "HDR (PQ, as in HDR10)", HLG: "HDR (HLG)"}.get(context.color_trc)
-    gamut = "wide-gamut (BT.2020)" if context.color_primaries == BT2020 else None
-    if curve or gamut:
-        raise UsageError(
-            f"{file} is {curve or gamut} video, and films are BT.709: convert it first, by "
-            "ffmpeg's tonemap and zscale or in an editor"
-        )
+    return decoded(container, stream)
 
 
 def _duration(frame: av.VideoFrame) -> Fraction | None:
@@ -236,60 +247,13 @@ def _duration(frame: av.VideoFrame) -> Fraction | None:
     return ticks * frame.time_base if ticks and frame.time_base else None
 
 
-def pixel_aspect(stream: VideoStream) -> Fraction:
-    """Width of a stored pixel divided by its height."""
-    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
-    return Fraction(aspect) if aspect > 0 else Fraction(1)
-
-
 def upright(stored: Stored, to_rgb: Callable[[av.VideoFrame], np.ndarray]) -> Frame:
     """The frame in RGB, turned upright: phones store portrait video rotated."""
     image, aspect = to_rgb(stored.frame), stored.aspect
     # The display matrix's rows: screen directions of the file's right and down. The screen's second
     # coordinate also counts down.
-    right, down = _display_axes(stored.frame)
+    right, down = display_axes(stored.frame)
     if sideways(stored.frame):
         image, aspect, right, down = image.swapaxes(0, 1), 1 / aspect, down, right
     image = image[:: -1 if down[1] < 0 else 1, :: -1 if right[0] < 0 else 1]
     return Frame(Image.fromarray(np.ascontiguousarray(image)), stored.start, stored.end, aspect)
-
-
-def sideways(frame: av.VideoFrame) -> bool:
-    """Whether the frame is stored rotated by 90 degrees."""
-    right, _ = _display_axes(frame)
-    return abs(right[1]) > abs(right[0])
-
-
-def _display_axes(frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
-    matrix = next(
-        (
-            data
-            for data in cast(Iterable[Any], frame.side_data)  # a mapping by its annotation
-            if data.type == "DISPLAYMATRIX" or data.type.name == "DISPLAYMATRIX"
-        ),
-        None,
-    )
-    if matrix is None:
-        return (1, 0), (0, 1)
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
-    return (a, b), (c, d)
-
-
-@contextlib.contextmanager
-def readable(file: Path) -> Iterator[InputContainer]:
-    """The file, opened. A fault inside becomes a `DataError`."""
-    try:
-        # Hide the file's name: FFmpeg would guess the format from it.
-        with (
-            open(file, "rb") as content,
-            av.open(
-                SimpleNamespace(read=content.read, seek=content.seek, tell=content.tell)
-            ) as container,
-        ):
-            assert isinstance(container, InputContainer)
-            yield container
-    except (UsageError, DataError):
-        raise
-    except (OSError, ValueError, LookupError, MemoryError, av.error.FFmpegError) as error:
-        reason = printable(getattr(error, "strerror", None) or str(error))
-        raise DataError(f"{file} cannot be read as a picture or a clip: {reason}") from error

@@ -13,10 +13,12 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from causalcine_jax.render.still import BACKGROUND, EIGHT_BIT
+
 EXACT = "flags=accurate_rnd+full_chroma_int+bicubic"
 LEFT_SITED = "{side}_h_chr_pos=0:{side}_v_chr_pos=128"
-BT709, BT2020, LIMITED_RANGE = 1, 9, 1
-PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
+BT709, BT2020 = 1, 9
+LIMITED_RANGE, FULL_RANGE = 1, 2
 UNSPECIFIED = (None, 0, 2)  # values of `colorspace` for an unspecified matrix
 # For a file of unspecified matrix, players take BT.709 from this height on and BT.601 below.
 HD_HEIGHT = 720
@@ -39,20 +41,34 @@ class ToYUV:
 class ToRGB:
     """Converts decoded frames to RGB arrays [h,w,3], by each frame's own matrix and range.
 
-    Sizes and formats may change between frames.
+    Sizes and formats may change between frames. Transparent pixels show BACKGROUND.
 
-    size  width and height of the arrays; None keeps a frame's own
+    size         width and height of the arrays; None keeps a frame's own
+    transparent  whether a frame had transparent pixels
     """
 
     def __init__(self, size: tuple[int, int] | None = None):
+        self.transparent = False
         self._size = "" if size is None else "w={}:h={}:".format(*size)
         self._converters: dict[tuple, _Converter] = {}
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-        key = frame.width, frame.height, frame.format.name, frame.colorspace
+        target = _target(frame)
+        key = frame.width, frame.height, frame.format.name, target, frame.colorspace
         if key not in self._converters:
-            self._converters[key] = _Converter(*key[:3], "rgb24", self._size + _reading(frame))
-        return self._converters[key](frame).to_ndarray()
+            self._converters[key] = _Converter(*key[:4], self._size + _reading(frame))
+        image = self._converters[key](frame).to_ndarray()
+        if target == "rgb48le":
+            return EIGHT_BIT[image]
+        return self._on_background(image) if target == "rgba" else image
+
+    def _on_background(self, image: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
+        alpha = image[..., 3:].astype(np.uint16)
+        if alpha.min() == 255:
+            return image[..., :3]
+        self.transparent = True
+        background = np.array(BACKGROUND, np.uint16) * (255 - alpha)
+        return ((image[..., :3] * alpha + background + 127) // 255).astype(np.uint8)
 
 
 class ToLastingRGB:
@@ -67,6 +83,10 @@ class ToLastingRGB:
 
     def __init__(self):
         self._to_rgb, self._to_yuv = ToRGB(), {}
+
+    @property
+    def transparent(self) -> bool:
+        return self._to_rgb.transparent
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
         shown = image = self._to_rgb(frame)
@@ -104,6 +124,15 @@ class _Converter:
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         self._first.push(frame)
         return self._graph.vpull()
+
+
+def _target(frame: av.VideoFrame) -> str:
+    parts = frame.format.components
+    if any(part.is_alpha for part in parts):
+        return "rgba"
+    # To eight bits swscale truncates more than eight bits of full range: half a level is lost.
+    deep = not frame.format.is_rgb and max(part.bits for part in parts) > 8
+    return "rgb48le" if deep and frame.color_range == FULL_RANGE else "rgb24"
 
 
 def _reading(frame: av.VideoFrame) -> str:

@@ -7,6 +7,7 @@ lacks (Chinese, emoji, ...) are spelled in Latin letters, and the caller tells t
 
 import functools
 import importlib.metadata
+import unicodedata
 from bisect import bisect
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,7 +159,8 @@ def _drawn(character: str) -> str:
         return character
     from anyascii import anyascii  # here, because it is seldom needed
 
-    return anyascii(character)
+    # Some scripts have no Latin spelling. Marks on letters, and emoji's variants, are left out.
+    return anyascii(character) or ("" if unicodedata.category(character)[0] == "M" else "?")
 
 
 @functools.lru_cache(4096)

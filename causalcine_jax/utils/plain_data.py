@@ -16,6 +16,8 @@ from causalcine_jax.errors import DataError, UsageError, printable, raise_faults
 MOST_BYTES = 64 << 20  # of JSON; the record of an hour of film takes some MB
 MOST_YAML_BYTES = 2 << 20  # PyYAML reads some hundred KB a second
 MOST_NODES = 400_000  # of YAML, each alias counted as everything that it expands to
+MOST_WRITTEN = 50_000  # of YAML's nodes as written; PyYAML makes some thousand a second
+MOST_JSON_VALUES = 4_000_000  # of JSON, which take up to 200 bytes each; counted by , [ and {
 LONGEST_REASON = 300  # characters of a parser's message
 # PyYAML and json raise these for values that pass their own patterns: dates of a 99th month,
 # !!bool "abc", !!int "", numbers of 5,000 digits.
@@ -79,9 +81,13 @@ def parse_plain(text: str, what: str, as_json: bool) -> Any:
 
 def _parse_json(text: str, path, doubled: list[str]) -> Any:
     def mapping(pairs):
-        doubled.extend(_doubled(key for key, _ in pairs))
-        return dict(pairs)
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            doubled.extend(_doubled(key for key, _ in pairs))
+        return made
 
+    if sum(map(text.count, ",[{")) > MOST_JSON_VALUES:
+        raise UsageError(f"{path}: has more than {MOST_JSON_VALUES:,} values")
     try:
         return json.loads(text, object_pairs_hook=mapping)
     except PARSER_ERRORS as error:
@@ -92,6 +98,16 @@ def _parse_yaml(text: str, path, doubled: list[str]) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        written = 0
+
+        def compose_node(self, parent, index):
+            self.written += 1
+            if self.written > MOST_WRITTEN:
+                raise UsageError(
+                    f"{path}: has more than {MOST_WRITTEN:,} values: save so long a story as .json"
+                )
+            return super().compose_node(parent, index)
+
         def construct_mapping(self, node, deep=False):
             if isinstance(node, yaml.MappingNode):
                 doubled.extend(

@@ -10,7 +10,8 @@ import time
 import pytest
 from tiny_models import WORDS
 
-from causalcine_jax.cli import number, run, whole_number
+from causalcine_jax.cli import ArgumentParser, number, run, whole_number
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.data.latent_store import CorruptRecord, LatentStore, StoreSpec, captions_file
 from causalcine_jax.errors import (
     DataError,
@@ -78,8 +79,12 @@ def fault(tmp_path, text: str | bytes, name: str = "story.yaml") -> str:
             "width must be at most 16384 pixels, not 16000000000",
         ),
         (f"{HEAD}{SHOTS}".encode("utf-16"), "save it as UTF-8"),
+        (f"{HEAD}seed: [{'1,' * 900_000}]\n{SHOTS}", "has more than 50,000 values: save so long"),
+        ("{" + "a," * 900_000 + "}", "has more than 50,000 values: save so long"),
+        (f'{HEAD}shots: [{{caption: "\\0\\ufeff \\u200b", chunks: 1}}]', "the caption is empty"),
+        (f'{HEAD}shots: [{{caption: Mia., id: "\\u2060", chunks: 1}}]', "id must be text"),
     ],
-    ids=range(18),
+    ids=range(22),
 )
 def test_yaml(tmp_path, text, said):
     assert said in fault(tmp_path, text)
@@ -105,8 +110,10 @@ def test_no_more_than_twenty_faults_are_listed(tmp_path):
             "at most 3600, not nan",
         ),
         ('{"seed": 1, "seed": 2}', "the key 'seed' is given twice"),
+        ("[" + "{}," * 20_000_000 + "1]", "has more than 4,000,000 values"),
+        ("[" + "{}," * 1_990_000 + "1]", "must be a mapping"),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_json(tmp_path, text, said):
     assert said in fault(tmp_path, text, "story.json")
@@ -196,6 +203,28 @@ def test_a_number_that_is_none(text):
     with pytest.raises(argparse.ArgumentTypeError) as raised:
         whole_number(text)
     assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("text", ["-1e3", "-.5", "-7"])
+def test_a_negative_number_is_the_value_of_the_flag_before_it(text):
+    parser = ArgumentParser()
+    parser.add_argument("--shift", type=number)
+    assert parser.parse_args(["--shift", text]).shift == float(text)
+
+
+def test_a_negative_infinity_is_no_number(capsys):
+    parser = ArgumentParser()
+    parser.add_argument("--shift", type=number)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--shift", "-inf"])
+    assert "--shift: must be a finite number, not '-inf'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["window_chunks", "memory_frames"])
+def test_more_history_than_indices_count_is_refused(name):
+    MemoryConfig(**{name: 10**8})
+    with pytest.raises(UsageError, match=f"{name} must be at least 0 and at most 100000000"):
+        MemoryConfig(**{name: 10**10})
 
 
 def test_numbers():

@@ -59,7 +59,13 @@ def test_pages_that_a_longer_film_left_are_removed(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("caption", "spelled"),
-    [("米娅在海滩上挥手。", "米娅"), ("Мия машет.", None), ("Mia waves \U0001f98a.", "\U0001f98a")],
+    [
+        ("米娅在海滩上挥手。", "米娅"),
+        ("Мия машет.", None),
+        ("Mia waves \U0001f98a.", "\U0001f98a"),
+        ("\U00012000\U00012001\U00012000\U00012001 waves", "\U00012000\U00012001"),
+        ("Mia waves \u2603\ufe0f cafe\u0301.", None),
+    ],
 )
 def test_captions_of_any_script_are_drawn_and_what_no_font_has_is_said(caption, spelled, tmp_path):
     pages = {}

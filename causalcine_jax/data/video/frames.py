@@ -17,8 +17,9 @@ from jaxtyping import UInt8
 from causalcine_jax.clock import FPS
 from causalcine_jax.data.video.bars import WHOLE, Part
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.clip import Frame, Stored, at_rate, fitted, sideways, stored, upright
+from causalcine_jax.render.clip import Frame, Stored, at_rate, fitted, stored, upright
 from causalcine_jax.render.colour import ToRGB
+from causalcine_jax.render.video_file import sideways
 
 LONGEST_FRAME = 600  # seconds of one frame; a longer one comes from a damaged file
 

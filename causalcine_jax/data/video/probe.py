@@ -12,7 +12,13 @@ from typing import Any
 
 from causalcine_jax.data.video.manifest import Row, content_id, path_text
 from causalcine_jax.errors import DataError, UsageError, disk_faults
-from causalcine_jax.render.clip import check, pixel_aspect, readable, sideways, video_stream
+from causalcine_jax.render.video_file import (
+    check,
+    pixel_aspect,
+    readable,
+    sideways,
+    video_stream,
+)
 from causalcine_jax.utils.atomic_file import file_hash
 
 CAPTIONS = (".txt", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".md")
