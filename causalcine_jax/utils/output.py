@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # what another platform lacks
 
-from causalcine_jax.errors import DataError, UsageError, disk_faults, printable
+from causalcine_jax.errors import DataError, UsageError, disk_faults, listed, printable
 from causalcine_jax.utils.atomic_file import remove_partials
 
 LOCK = ".lock"
@@ -60,7 +60,8 @@ def one_writer(
         if not overwrite:
             check_absent(out, files)
         if not beside:
-            remove_partials(out)
+            for folder in {out, *(there for name in files for there in _folders_of(out, name))}:
+                remove_partials(folder)
         yield
 
 
@@ -106,7 +107,7 @@ def check_absent(out: Path, files: Iterable[str]) -> None:
     """`UsageError` if one of `files` (names or patterns) is in `out`."""
     if there := there_already(out, files):
         raise UsageError(
-            f"{out} holds {', '.join(file.name for file in there)} already: "
+            f"{out} holds {listed([str(file.relative_to(out)) for file in there], ', ')} already: "
             "choose another --out, or --overwrite replaces it"
         )
 
@@ -114,6 +115,11 @@ def check_absent(out: Path, files: Iterable[str]) -> None:
 def there_already(out: Path, files: Iterable[str]) -> list[Path]:
     """Those of `files` (names or patterns) that are in `out`, in their order."""
     return [found for name in files for found in sorted(out.glob(name))]
+
+
+def _folders_of(out: Path, name: str) -> Iterable[Path]:
+    """The folders in `out` that hold files of this name or pattern."""
+    return () if (folder := str(Path(name).parent)) == "." else out.glob(folder)
 
 
 def remove_files(out: Path, files: Iterable[str]) -> None:
