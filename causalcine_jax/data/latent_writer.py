@@ -29,6 +29,7 @@ from causalcine_jax.data.store_layout import (
 )
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.utils.atomic_file import remove_partials, write_text
+from causalcine_jax.utils.output import check_utf8
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class LatentStoreWriter:
     """Writes a store of spec `spec` to `path`, or resumes one.
 
     Raises:
-      UsageError: a complete or partial store of another spec exists; names the differences.
+      UsageError: a complete or partial store of another spec exists; names the differences. Or the
+        path is not UTF-8.
       DataError: writing failed.
     """
 
     def __init__(self, path: str | os.PathLike, spec: StoreSpec):
         self.path = Path(path)
+        check_utf8(self.path)  # before a folder is made
         self.spec = spec
         self._partial = partial_path(self.path)
         self._arrays: dict[str, ts.TensorStore] | None = None  # of a store that is complete

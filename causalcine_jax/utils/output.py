@@ -132,6 +132,19 @@ def remove_files(out: Path, files: Iterable[str]) -> None:
             file.unlink()
 
 
+def check_utf8(path: Path) -> None:
+    """`UsageError` if the name of `path` is not UTF-8, as those of stores and checkpoints must be.
+
+    tensorstore takes no other.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            printable(f"{path}: its name is not UTF-8, as tensorstore needs it: choose another")
+        ) from None
+
+
 def check_disk(needed: int, out: Path, *, freed: int = 0) -> None:
     """Raises `DataError` if the disk of `out`, which need not exist, has under `needed` bytes.
 

@@ -3,10 +3,14 @@
 import os
 
 import pytest
+from tiny_models import tiny_folder
+from tiny_training import tiny_config
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.cli import run
+from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.storyworld.config import FILES
+from causalcine_jax.training.loop import train
 from causalcine_jax.utils.output import one_writer
 
 
@@ -42,6 +46,22 @@ def test_two_commands_do_not_write_one_out(words, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"error: {out} is being written by process {os.getpid()} on ")
     assert said.count("\n") == 1 and not out.exists()
+
+
+@pytest.mark.parametrize("name", ["prepare", "encode", "convert"])
+def test_a_name_that_tensorstore_cannot_take_is_refused_first(name, tmp_path, capsys):
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    tiny_folder(tmp_path / "model")
+    words = {
+        "prepare": ("prepare", tmp_path, "--model", tmp_path / "model", "--out", out),
+        "encode": ("encode", "--films", 1, "--model", tmp_path / "model", "--out", out),
+        "convert": ("convert", "--from", tmp_path / "model", "--to", "orbax", "--out", out),
+    }
+    assert ends(*words[name]) == 2
+    assert "its name is not UTF-8, as tensorstore needs it" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="its name is not UTF-8"):
+        train(tiny_config(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_an_out_that_is_a_file_is_refused(words, tmp_path, capsys):
