@@ -53,7 +53,7 @@ from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.sharding import put_batch
-from causalcine_jax.utils.output import check_disk, one_writer
+from causalcine_jax.utils.output import check_disk, check_no_link, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
 AT_ONCE = 8  # prompts per device
@@ -171,6 +171,7 @@ def _embed(
     all_ids = [*prompts]
     if read_spec(folder) == spec and not missing_shards(folder, spec):
         return 0
+    check_no_link(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     with disk_faults(f"cannot write {partial}", "; run again to go on"):
         if read_spec(partial) != spec:

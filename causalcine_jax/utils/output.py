@@ -132,6 +132,20 @@ def remove_files(out: Path, files: Iterable[str]) -> None:
             file.unlink()
 
 
+def check_no_link(out: Path) -> None:
+    """`UsageError` if `out` is a symbolic link, which no complete folder can replace by renaming.
+
+    Call it where `out` will be replaced, before the work.
+    """
+    if out.is_symlink():
+        raise UsageError(
+            printable(
+                f"{out} is a link, and a folder is renamed to that name at the end: "
+                f"name what it links to ({os.readlink(out)}), or remove it"
+            )
+        )
+
+
 def check_utf8(path: Path) -> None:
     """`UsageError` if the name of `path` is not UTF-8, as those of stores and checkpoints must be.
 

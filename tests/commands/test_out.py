@@ -64,6 +64,38 @@ def test_a_name_that_tensorstore_cannot_take_is_refused_first(name, tmp_path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.fixture(params=["encode", "convert"])
+def renaming(request, tmp_path):
+    """A command whose out appears by renaming a folder, without its --out."""
+    model = tiny_folder(tmp_path / "model")
+    return {
+        "encode": ("encode", "--films", 2, "--films-per-shard", 2, "--model", model),
+        "convert": ("convert", "--from", model, "--to", "diffusers"),
+    }[request.param]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_refused_where_a_folder_would_be_renamed_to_it(renaming, there, tmp_path, capsys):
+    if there:
+        (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to("big")
+    before = sorted(tmp_path.iterdir())
+    assert ends(*renaming, "--out", tmp_path / "out") == 2
+    assert "out is a link" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_empty_folder_is_an_out_and_anothers_is_none(renaming, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    assert ends(*renaming, "--out", tmp_path / "mine") == 2
+    assert "choose another --out" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    assert ends(*renaming, "--out", tmp_path / "out") == 0
+    assert any((tmp_path / "out").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "model", "out"]
+
+
 def test_an_out_that_is_a_file_is_refused(words, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert ends(*words, "--out", tmp_path / "out") == 2

@@ -167,6 +167,18 @@ def test_a_kill_while_others_are_replaced_leaves_no_part_of_them(model, store, m
     assert not (store.path / f"{FOLDER}.partial").exists()
 
 
+def test_embeddings_that_are_a_link_are_refused_only_where_they_would_be_replaced(
+    model, store, tmp_path
+):
+    embed_stores(model, [store.path], progress=False)
+    (store.path / FOLDER).rename(tmp_path / "big")
+    (store.path / FOLDER).symlink_to(tmp_path / "big")
+    embed_stores(model, [store.path], progress=False)
+    with pytest.raises(UsageError, match="embeddings is a link"):
+        embed_stores(model, [store.path], "float32", progress=False)
+    assert read_spec(tmp_path / "big").dtype == "bfloat16"
+
+
 def test_a_store_of_another_tokenizer_is_refused(model, store):
     spec = store.path / "store.json"
     spec.write_text(spec.read_text().replace('"tokenizer": ""', '"tokenizer": "other"'))
