@@ -6,6 +6,7 @@ run's result, and nothing else. Given again, it holds all of it, and no file mor
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,11 +35,20 @@ class Command:
     words   its words for a given out
     again   its words after a disturbance
     result  of an out, as far as it is there. Raises where a file is damaged
+    given   a folder whose copy is the out before the first run
     """
 
     words: Callable[[Path], list[str]]
     again: Callable[[Path], list[str]]
     result: Callable[[Path], Result]
+    given: Path | None = None
+
+    def start(self, place: Path) -> "Running":
+        """The first run, with its out in `place`."""
+        out = place / "out"
+        if self.given:
+            shutil.copytree(self.given, out)
+        return Running(self.words(out), place)
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ def undisturbed(command: Command, place: Path) -> Undisturbed:
     for attempt in ("first", "second"):
         here = place.with_name(f"{place.name}-{attempt}")
         here.mkdir()
-        running = Running(command.words(here / "out"), here)
+        running = command.start(here)
         running.until(lambda: False)
         seconds = running.seconds
         code, said = running.ended()

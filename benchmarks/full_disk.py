@@ -16,7 +16,6 @@ from random import Random
 from benchmarks.disturbed import (
     TRACEBACK,
     Command,
-    Running,
     Undisturbed,
     fault_after,
     moment,
@@ -77,7 +76,7 @@ def _fill_during(
     command: Command, place: Path, sound: Undisturbed, rng: Random
 ) -> tuple[bool, int, str | None]:
     """Whether a run's disk became full while it ran, its exit code, and what is wrong with it."""
-    running = Running(command.words(place / "out"), place)
+    running = command.start(place)
     alive = running.until(moment(rng, sound, running))
     ballast = place / "ballast"
     fill(ballast)

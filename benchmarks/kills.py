@@ -15,7 +15,6 @@ from random import Random
 from benchmarks.disturbed import (
     TRACEBACK,
     Command,
-    Running,
     Undisturbed,
     fault_after,
     moment,
@@ -89,7 +88,7 @@ def _kill(
     for _ in range(TRIES):
         remove(place)
         place.mkdir()
-        running = Running(command.words(place / "out"), place)
+        running = command.start(place)
         alive = running.until(moment(rng, sound, running))
         if alive:
             running.process.send_signal(number)

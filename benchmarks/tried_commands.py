@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import REPOSITORY
 from benchmarks.disturbed import Command, Result
 from benchmarks.fuzz_inputs import SUPPORT
 
 STORY = """schema: causalcine/story@1
 shots: [{caption: "Mia waves.", chunks: 4}, {caption: "Otto sleeps.", chunks: 4}]
 """
+BENCHMARK = REPOSITORY / "stories" / "memory-100.yaml"
+EARLIER = "float32"  # of the embeddings that `embed` replaces
 UNTOLD = ("software", "timings", "device")  # of film.json: they differ between two equal films
 
 
@@ -26,12 +30,20 @@ def commands(folder: Path) -> dict[str, Command]:
     from tiny_training import tiny_store
 
     from benchmarks.prepare import videos
+    from causalcine_jax.data.embed_command import embed_stores
 
     model, store, story = folder / "model", folder / "store", folder / "story.yaml"
+    embedded, films = folder / "embedded", folder / "films"
     tiny_folder(model)
     tiny_store(store)
+    tiny_store(embedded, films=100)
+    embed_stores(model, [embedded], EARLIER, progress=False)
     videos(folder / "videos", 4, frames=60)
     story.write_text(STORY)
+    films.mkdir()
+    for name in ("00000", "00001"):
+        shutil.copy(folder / "videos" / f"{name}.mp4", films)
+        (films / f"{name}.yaml").write_text(STORY)
     kept = f"--compile-cache={folder / 'compiled'}"
     train = ["train", f"--config={SUPPORT / 'tiny_training.py'}", f"--config.data.store={store}"]
     encode = ["encode", f"--model={model}", "--films=6", "--films-per-shard=2", kept]
@@ -39,6 +51,9 @@ def commands(folder: Path) -> dict[str, Command]:
     film = ["film", f"--model={model}", f"--story={story}", kept]
     prepare = ["prepare", f"{folder / 'videos'}", f"--model={model}", "--shots=captions", kept]
     prepare += ["--latent-frames=6", "--held-out=0", "--text-len=64"]
+    film_set = ["film", f"--model={model}", f"--stories={films}", kept]
+    measure = ["evaluate", f"--films={films}", f"--stories={films}", kept]
+    stories = ["stories", str(BENCHMARK), "--to=longlive2"]
     return {
         "train": _same(lambda out: [*train, f"--config.out={out}", kept], _trained),
         "film": Command(
@@ -54,6 +69,16 @@ def commands(folder: Path) -> dict[str, Command]:
         "encode-by-two": _same(lambda out: [*encode, "--processes=2", f"--out={out}"], _encoded),
         "convert": _same(lambda out: [*convert, f"--out={out}"], _files),
         "prepare": _same(lambda out: [*prepare, f"--out={out}"], _prepared),
+        "embed": Command(
+            lambda out: ["embed", f"--model={model}", f"--store={out}", kept],
+            lambda out: ["embed", f"--model={model}", f"--store={out}", kept],
+            _embeddings,
+            embedded,
+        ),
+        "film-set": _same(lambda out: [*film_set, f"--out={out}"], _film_set),
+        "evaluate": _same(lambda out: [*measure, f"--out={out}"], _finished_files),
+        "gallery": _same(lambda out: ["gallery", f"{films}", f"--out={out}"], _gallery),
+        "stories": _same(lambda out: [*stories, f"--out={out}"], _finished_files),
     }
 
 
@@ -109,6 +134,38 @@ def _encoded(out: Path) -> Result:
             digest.update(np.asarray(value).tobytes())
         digest.update(json.dumps(store.prompts(number)).encode())
     return {"store": digest.hexdigest()}
+
+
+def _embeddings(store: Path) -> Result:
+    """Of the new embeddings alone. Those that were there before must be whole while they are."""
+    from causalcine_jax.data.prompt_embeddings import FOLDER, missing_shards, open_rows, read_spec
+
+    folder = store / FOLDER
+    if (spec := read_spec(folder)) is None:
+        return {}
+    if missing := missing_shards(folder, spec):
+        raise ValueError(f"{folder} lacks the files of the rows {missing}")
+    rows = np.asarray(open_rows(folder, spec).read().result())
+    return {} if spec.dtype == EARLIER else {FOLDER: _digest(rows.tobytes())}
+
+
+def _film_set(out: Path) -> Result:
+    return {
+        f"{folder.relative_to(out)}/{name}": digest
+        for folder in sorted(out.glob("*/*/"))
+        for name, digest in _filmed(folder).items()
+    }
+
+
+def _gallery(out: Path) -> Result:
+    """Nothing as long as the page is not there: it is written last."""
+    return _finished_files(out) if (out / "index.html").exists() else {}
+
+
+def _finished_files(out: Path) -> Result:
+    """Of the files with final names."""
+    found = _files(out)
+    return {name: found[name] for name in found if not name.endswith((".tmp", ".lock"))}
 
 
 def _files(folder: Path) -> Result:

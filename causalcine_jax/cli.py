@@ -6,6 +6,7 @@ A command exits with 0, or prints one line on stderr. Errors that users can fix 
 import argparse
 import collections
 import errno
+import io
 import math
 import os
 import re
@@ -210,6 +211,7 @@ def run(main: Callable[[], object]) -> None:
     unless the environment sets another. XLA's settings are those of utils/compiler.py.
     """
     tune_compiler()
+    _print_any_text()
     if not any(name in os.environ for name in _GPU_MEMORY_NAMES):
         os.environ[_GPU_MEMORY_NAMES[0]] = str(GPU_MEMORY)
     try:
@@ -247,6 +249,12 @@ def run(main: Callable[[], object]) -> None:
             raise
         _exit(FAILED, f"error: {_OUT_OF_MEMORY} ({first_line(error)}): {_ASK_FOR_LESS}")
     sys.exit(FINISHED)
+
+
+def _print_any_text() -> None:
+    """Escapes what stdout's encoding lacks, as stderr does: names of files may hold any bytes."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _exit(code: int, message: str) -> NoReturn:

@@ -72,10 +72,10 @@ def raise_faults(what: str, faults: Iterable[str]) -> None:
         raise UsageError(printable(f"{what}: {listed(faults)}"))
 
 
-def listed(faults: Sequence[str]) -> str:
+def listed(faults: Sequence[str], by: str = "; ") -> str:
     """The first MOST_FAULTS of them, and how many more there are."""
     more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-    return "; ".join([*faults[:MOST_FAULTS], *more])
+    return by.join([*faults[:MOST_FAULTS], *more])
 
 
 def choice_faults(name: str, value, known: Iterable[str]) -> list[str]:

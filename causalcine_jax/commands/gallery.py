@@ -17,8 +17,6 @@ from causalcine_jax.cli import ArgumentParser
 from causalcine_jax.errors import printable
 from causalcine_jax.utils.output import one_writer
 
-FILES = ("index.html", "films.js")
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine gallery", description=__doc__)
@@ -44,11 +42,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     from causalcine_jax.gallery.measures import read_measures
-    from causalcine_jax.gallery.write import find_films, write_gallery
+    from causalcine_jax.gallery.write import INDEX, find_films, write_gallery
     from causalcine_jax.utils.progress import progress_bar
 
     measures = read_measures(flags.measures)
-    with one_writer(flags.out, FILES, overwrite=flags.overwrite):
+    with one_writer(flags.out, (INDEX,), overwrite=flags.overwrite):
         films = find_films(flags.folders, flags.out)
         with progress_bar(len(films), "film", "gallery") as bar:
             written = write_gallery(
@@ -56,4 +54,4 @@ def main(arguments: list[str] | None = None) -> None:
             )
     for reason in written.skipped:
         print(printable(f"left out: {reason}"), file=sys.stderr)
-    print(flags.out / "index.html")
+    print(flags.out / INDEX)

@@ -33,7 +33,7 @@ from causalcine_jax.convert.save import config_json
 from causalcine_jax.convert.sentencepiece import tokenizer_json
 from causalcine_jax.errors import DataError, UsageError, disk_faults, kept_when_stopped
 from causalcine_jax.models.text.tokenizer import tokenizer_file
-from causalcine_jax.utils.output import check_disk, one_writer
+from causalcine_jax.utils.output import check_disk, check_no_link, check_utf8, one_writer
 
 
 def convert(config: ConvertConfig) -> None:
@@ -53,6 +53,7 @@ def convert(config: ConvertConfig) -> None:
     with one_writer(config.out, beside=True), kept_when_stopped(kept if resumes else ""):
         if config.out.is_dir() and any(config.out.iterdir()):
             raise UsageError(f"{config.out} already exists: choose another --out, or delete it")
+        check_no_link(config.out)
         _convert(config)
 
 
@@ -251,6 +252,7 @@ def _write_orbax(config: ConvertConfig, networks: list[Network], sources: list[P
     After an interruption it starts over.
     """
     out = config.out.absolute()  # "." has no name
+    check_utf8(out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     documents = {METADATA: layouts.json_bytes(converted_metadata(config, networks))}

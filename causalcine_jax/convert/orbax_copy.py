@@ -22,6 +22,7 @@ from causalcine_jax.convert.finite import check_parameters
 from causalcine_jax.convert.metadata import read_settings
 from causalcine_jax.errors import DataError, one_line
 from causalcine_jax.parallel.sharding import state_shardings
+from causalcine_jax.utils.output import check_utf8
 
 FOLDER = "orbax"
 
@@ -59,6 +60,7 @@ def load(folder: Path, part: str, dtype: tables.Dtypes = jnp.float32, mesh: Mesh
     """
     from orbax.checkpoint import v1 as ocp
 
+    check_utf8(folder.absolute())
     _, shapes = from_config(
         part,
         read_settings(folder / "config.json"),

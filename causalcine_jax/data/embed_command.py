@@ -30,11 +30,12 @@ from causalcine_jax.data.latent_store import CorruptRecord, LatentStore
 from causalcine_jax.data.prompt_embeddings import (
     DTYPES,
     FOLDER,
+    SPEC_FILE,
     EmbeddingsSpec,
     key_of,
+    missing_shards,
     open_rows,
     read_spec,
-    shard_file,
     write_spec,
 )
 from causalcine_jax.errors import (
@@ -52,7 +53,7 @@ from causalcine_jax.models.text.tokenizer import Tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.sharding import put_batch
-from causalcine_jax.utils.output import check_disk, one_writer
+from causalcine_jax.utils.output import check_disk, check_no_link, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
 AT_ONCE = 8  # prompts per device
@@ -168,15 +169,16 @@ def _embed(
 ) -> int:
     """Makes `folder` hold the embeddings of `spec`; returns how many had to be computed."""
     all_ids = [*prompts]
-    if read_spec(folder) == spec:
+    if read_spec(folder) == spec and not missing_shards(folder, spec):
         return 0
+    check_no_link(folder)
     partial = folder.with_name(f"{folder.name}.partial")
     with disk_faults(f"cannot write {partial}", "; run again to go on"):
         if read_spec(partial) != spec:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write_spec(partial, spec)
-        missing = [shard for shard in spec.shards if not shard_file(partial, shard).exists()]
+        missing = missing_shards(partial, spec)
         count, there = sum(map(len, missing)), len(spec.keys)
         tokens = sum(np.count_nonzero(all_ids[row]) for shard in missing for row in shard)
         check_disk(int(tokens) * spec.dim * jnp.dtype(spec.dtype).itemsize, folder)
@@ -194,6 +196,7 @@ def _embed(
                 if isinstance(failed, tuple):
                     raise DataError(f"{partial}: {failed[1]}; run again to go on")
                 bar.update(len(shard.places))
+        (folder / SPEC_FILE).unlink(missing_ok=True)  # first: a kill leaves no part of earlier rows
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     return count

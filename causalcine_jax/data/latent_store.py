@@ -68,6 +68,7 @@ class LatentStore:
 
         Raises:
           DataError: it is missing, incomplete or of another version.
+          UsageError: the name of its folder is not UTF-8.
         """
         path = Path(path)
         partial = path if path.name.endswith(".partial") else partial_path(path)
@@ -82,6 +83,8 @@ class LatentStore:
             )
         try:
             return cls(path, spec, open_arrays(path, spec))
+        except UsageError:  # also a ValueError, as tensorstore's errors are
+            raise
         except ValueError as error:
             raise DataError(
                 f"{path} cannot be opened; copy it again or encode it again ({_reason(error)})"

@@ -29,6 +29,7 @@ from causalcine_jax.data.store_layout import (
 )
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.utils.atomic_file import remove_partials, write_text
+from causalcine_jax.utils.output import check_no_link, check_utf8
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,25 @@ class LatentStoreWriter:
     """Writes a store of spec `spec` to `path`, or resumes one.
 
     Raises:
-      UsageError: a complete or partial store of another spec exists; names the differences.
+      UsageError: a complete or partial store of another spec exists; names the differences. Or the
+        path is not UTF-8, or a link.
       DataError: writing failed.
     """
 
     def __init__(self, path: str | os.PathLike, spec: StoreSpec):
         self.path = Path(path)
+        check_utf8(self.path)  # before a folder is made
         self.spec = spec
         self._partial = partial_path(self.path)
         self._arrays: dict[str, ts.TensorStore] | None = None  # of a store that is complete
-        if self.path.exists():
+        if self.path.exists() and not _is_empty(self.path):
+            if self.path.is_dir() and not (self.path / SPEC_FILE).exists():
+                raise UsageError(
+                    f"{self.path} holds something else than a latent store: choose another --out"
+                )
             _require_same(self.path, read_spec(self.path), spec)
             return
+        check_no_link(self.path)
         try:
             if (self._partial / SPEC_FILE).exists():
                 self._resume()
@@ -162,6 +170,10 @@ class LatentStoreWriter:
             remove_partials(self._partial, below=True)
             os.replace(self._partial, self.path)
         return LatentStore.open(self.path)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _require_same(folder: Path, there: StoreSpec, wanted: StoreSpec) -> None:

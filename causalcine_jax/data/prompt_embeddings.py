@@ -99,8 +99,10 @@ def open_rows(folder: Path, spec: EmbeddingsSpec, *, create: bool = False) -> ts
     ).result()
 
 
-def shard_file(folder: Path, shard: range) -> Path:
-    return folder / ROWS / f"c/{shard.start // SHARD}/0/0"
+def missing_shards(folder: Path, spec: EmbeddingsSpec) -> list[range]:
+    """The rows whose file is not there."""
+    file = lambda shard: folder / ROWS / f"c/{shard.start // SHARD}/0/0"
+    return [shard for shard in spec.shards if not file(shard).exists()]
 
 
 class KnownPrompts:

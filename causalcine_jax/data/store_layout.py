@@ -27,6 +27,7 @@ import tensorstore as ts
 
 from causalcine_jax.errors import DataError, listed, raise_faults, shown
 from causalcine_jax.utils.atomic_file import write_json
+from causalcine_jax.utils.output import check_utf8
 
 SCHEMA = 1
 SPEC_FILE = "store.json"
@@ -155,7 +156,11 @@ def open_array(
 
     compression  codecs between a part's numbers and its checksum
     create       makes a missing array, and opens it for writing
+
+    Raises:
+      UsageError: the name of `path` is not UTF-8.
     """
+    check_utf8(path)
     plain, crc = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}
     sharding = {
         "chunk_shape": [1, *inner],

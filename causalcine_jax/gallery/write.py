@@ -15,9 +15,11 @@ from causalcine_jax.film.chunk import frame_of_latent
 from causalcine_jax.gallery.films import FILM, RECORD, GalleryFilm, films_in, read_film_card
 from causalcine_jax.gallery.measures import Facts
 from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
-from causalcine_jax.utils.atomic_file import atomic_file, file_hash, write_text
+from causalcine_jax.utils.atomic_file import atomic_file, file_hash, remove_partials, write_text
+from causalcine_jax.utils.output import remove_files
 
-PAGE = ("index.html", "gallery.css", "gallery.js", "compare.js", "vote.js")
+INDEX = "index.html"  # comes last: a folder that has it is complete
+PAGE = ("gallery.css", "gallery.js", "compare.js", "vote.js", INDEX)
 COLOURS = "colours.css"  # the desk's
 FILMS = "films"
 POSTER, SHEET, DATA = "poster.webp", "retrieved.webp", "films.js"
@@ -57,7 +59,8 @@ def write_gallery(
 ) -> Written:
     """Writes the gallery of the films that `find_films` found into the folder `out`.
 
-    Films are copied, so that the folder can be moved or published alone.
+    Films are copied, so that the folder can be moved or published alone. The page of an earlier
+    gallery is removed before its films are replaced.
 
     Args:
       seen: called with every film after it was written.
@@ -68,11 +71,14 @@ def write_gallery(
     """
     shown: list[dict[str, Any]] = []
     skipped: list[str] = []
+    remove_partials(out / FILMS, below=True)
     for path, folder in films:
         try:
             film = read_film_card(path, folder)
             if measures and (told := measures.get(file_hash(path))):
                 film = replace(film, facts=(*film.facts, *told))
+            if not shown:
+                remove_files(out, (INDEX,))
             shown.append(write_film(film, out, len(shown) + 1))
         except (DataError, UsageError) as error:
             skipped.append(f"{path}: {error}")
@@ -94,7 +100,7 @@ def write_gallery(
 def page_files() -> dict[str, Traversable]:
     """The page's own files, by name."""
     pages = {name: files("causalcine_jax.gallery") / "page" / name for name in PAGE}
-    return {**pages, COLOURS: files("causalcine_jax.serve") / "page" / "style" / COLOURS}
+    return {COLOURS: files("causalcine_jax.serve") / "page" / "style" / COLOURS, **pages}
 
 
 def _films(folder: Path, out: Path) -> list[Path]:

@@ -10,17 +10,18 @@ format cannot hold is said in docs/benchmark.md.
 """
 
 import csv
+import glob
 import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import UsageError, disk_faults
 from causalcine_jax.story import ResolvedStory
 from causalcine_jax.story_sets.story_set import LabelledStory, StorySet
 from causalcine_jax.utils.atomic_file import write_text
-from causalcine_jax.utils.output import one_writer
+from causalcine_jax.utils.output import check_absent, one_writer
 
 LONGLIVE2_CHUNK_SECONDS = 8 * 4 / 24  # 8 latent frames of 4 video frames each, 24 a second
 
@@ -110,14 +111,28 @@ FORMATS: Mapping[str, Callable[[StorySet], Files]] = {
 def export(stories: StorySet, name: str, out: Path, *, overwrite: bool = False) -> list[Path]:
     """Writes the set's files in the format of that `name` into `out`; returns their paths.
 
+    It goes on where it was stopped: files that already hold the same are in nobody's way, as long
+    as others are missing.
+
     Raises:
       UsageError: `out` holds some of them already and `overwrite` is false, or is no folder.
     """
     files = FORMATS[name](stories)
-    with one_writer(out, tuple(files), overwrite=overwrite):
+    names = tuple(map(glob.escape, files))  # a story's name may hold [ or *
+    with one_writer(out, names):
+        if not overwrite and not _is_begun(out, files):
+            check_absent(out, names)
         for path, text in files.items():
             write_text(out / path, text)
     return [out / path for path in files]
+
+
+def _is_begun(out: Path, files: Files) -> bool:
+    """Whether `out` holds some of the files, with the same text, and not all of them."""
+    there = [path for path in files if (out / path).exists()]
+    same = lambda path: (out / path).read_bytes() == files[path].encode()
+    with disk_faults(f"cannot read {out}"):
+        return len(there) < len(files) and all(map(same, there))
 
 
 def _films(stories: StorySet) -> list[tuple[LabelledStory, ResolvedStory]]:

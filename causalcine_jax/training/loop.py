@@ -42,7 +42,7 @@ from causalcine_jax.training.step import make_update
 from causalcine_jax.training.step_memory import CheckedProgram
 from causalcine_jax.training.stopping import StopRequest
 from causalcine_jax.utils.arrays import tree_bytes
-from causalcine_jax.utils.output import check_disk, check_renames, one_writer
+from causalcine_jax.utils.output import check_disk, check_renames, check_utf8, one_writer
 
 FILES = (FILE, METRICS, "loss.png")
 STEPS_AHEAD = 2
@@ -68,6 +68,7 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
         row, or a metric is beyond the stage's limit.
     """
     out = Path(config.out)
+    check_utf8(out.absolute())
     with StopRequest() as stop, contextlib.ExitStack() as held:
         stop.immediate = not several()  # other processes would wait for this one
         check_same(

@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # what another platform lacks
 
-from causalcine_jax.errors import DataError, UsageError, disk_faults, printable
+from causalcine_jax.errors import DataError, UsageError, disk_faults, listed, printable
 from causalcine_jax.utils.atomic_file import remove_partials
 
 LOCK = ".lock"
@@ -60,7 +60,8 @@ def one_writer(
         if not overwrite:
             check_absent(out, files)
         if not beside:
-            remove_partials(out)
+            for folder in {out, *(there for name in files for there in _folders_of(out, name))}:
+                remove_partials(folder)
         yield
 
 
@@ -106,7 +107,7 @@ def check_absent(out: Path, files: Iterable[str]) -> None:
     """`UsageError` if one of `files` (names or patterns) is in `out`."""
     if there := there_already(out, files):
         raise UsageError(
-            f"{out} holds {', '.join(file.name for file in there)} already: "
+            f"{out} holds {listed([str(file.relative_to(out)) for file in there], ', ')} already: "
             "choose another --out, or --overwrite replaces it"
         )
 
@@ -114,6 +115,11 @@ def check_absent(out: Path, files: Iterable[str]) -> None:
 def there_already(out: Path, files: Iterable[str]) -> list[Path]:
     """Those of `files` (names or patterns) that are in `out`, in their order."""
     return [found for name in files for found in sorted(out.glob(name))]
+
+
+def _folders_of(out: Path, name: str) -> Iterable[Path]:
+    """The folders in `out` that hold files of this name or pattern."""
+    return () if (folder := str(Path(name).parent)) == "." else out.glob(folder)
 
 
 def remove_files(out: Path, files: Iterable[str]) -> None:
@@ -124,6 +130,33 @@ def remove_files(out: Path, files: Iterable[str]) -> None:
     for file in there_already(out, files):
         with disk_faults(f"cannot remove {file}"):
             file.unlink()
+
+
+def check_no_link(out: Path) -> None:
+    """`UsageError` if `out` is a symbolic link, which no complete folder can replace by renaming.
+
+    Call it where `out` will be replaced, before the work.
+    """
+    if out.is_symlink():
+        raise UsageError(
+            printable(
+                f"{out} is a link, and a folder is renamed to that name at the end: "
+                f"name what it links to ({os.readlink(out)}), or remove it"
+            )
+        )
+
+
+def check_utf8(path: Path) -> None:
+    """`UsageError` if the name of `path` is not UTF-8, as those of stores and checkpoints must be.
+
+    tensorstore takes no other.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            printable(f"{path}: its name is not UTF-8, as tensorstore needs it: choose another")
+        ) from None
 
 
 def check_disk(needed: int, out: Path, *, freed: int = 0) -> None:

@@ -117,13 +117,13 @@ def test_a_few_kills_and_chunks_find_no_fault():
 
 @pytest.mark.slow
 def test_kills_of_all_commands_find_no_fault():
-    assert kills(10, 1, None, lambda line: None)["faults"] == []
+    assert kills(11, 1, None, lambda line: None)["faults"] == []
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 def test_full_disks_of_all_commands_find_no_fault():
-    assert full_disk(5, 1, None, lambda line: None)["faults"] == []
+    assert full_disk(11, 1, None, lambda line: None)["faults"] == []
 
 
 def test_parts_of_an_earlier_run_stay(tmp_path, monkeypatch):

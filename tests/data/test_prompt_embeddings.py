@@ -136,6 +136,49 @@ def test_damage_is_noticed(model, store):
         known(model, store)(store[0], np.random.default_rng(0))
 
 
+def test_rows_whose_file_is_gone_are_missed_and_embedded_again(model, store, capsys):
+    embed_stores(model, [store.path], progress=False)
+    opened = known(model, store)
+    (rows,) = (path for path in (store.path / FOLDER / "rows/c").rglob("*") if path.is_file())
+    rows.unlink()  # under a training that reads them
+    for prompts in (lambda: opened, lambda: known(model, store)):
+        with pytest.raises(DataError, match=r"is missing.*run the command"):
+            prompts()(store[0], np.random.default_rng(0))
+    embed_stores(model, [store.path])
+    assert "13 prompts, 13 of them new" in capsys.readouterr().out
+    assert known(model, store)(store[0], np.random.default_rng(0))["text"].any()
+
+
+def test_a_kill_while_others_are_replaced_leaves_no_part_of_them(model, store, monkeypatch):
+    embed_stores(model, [store.path], progress=False)
+
+    def stops_within(folder, **_):
+        if folder.name == FOLDER:
+            (folder / "rows/zarr.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embed_command.shutil, "rmtree", stops_within)
+        with pytest.raises(StoppedEarly):
+            embed_stores(model, [store.path], "float32", progress=False)
+    assert read_spec(store.path / FOLDER) is None
+    embed_stores(model, [store.path], "float32", progress=False)
+    assert read_spec(store.path / FOLDER).dtype == "float32"
+    assert not (store.path / f"{FOLDER}.partial").exists()
+
+
+def test_embeddings_that_are_a_link_are_refused_only_where_they_would_be_replaced(
+    model, store, tmp_path
+):
+    embed_stores(model, [store.path], progress=False)
+    (store.path / FOLDER).rename(tmp_path / "big")
+    (store.path / FOLDER).symlink_to(tmp_path / "big")
+    embed_stores(model, [store.path], progress=False)
+    with pytest.raises(UsageError, match="embeddings is a link"):
+        embed_stores(model, [store.path], "float32", progress=False)
+    assert read_spec(tmp_path / "big").dtype == "bfloat16"
+
+
 def test_a_store_of_another_tokenizer_is_refused(model, store):
     spec = store.path / "store.json"
     spec.write_text(spec.read_text().replace('"tokenizer": ""', '"tokenizer": "other"'))

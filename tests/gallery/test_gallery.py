@@ -14,6 +14,7 @@ from causalcine_jax.__main__ import command
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.film.director import Director
+from causalcine_jax.gallery import write
 from causalcine_jax.gallery.cell import film_cell
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.story import Shot, Story
@@ -207,6 +208,28 @@ def test_a_gallery_over_a_larger_one_keeps_nothing_of_it(films, tmp_path):
     assert [folder.name for folder in (out / "films").iterdir()] == ["001"]
     assert {file.name for file in (out / "films/001").iterdir()} == {"film.mp4", "poster.webp"}
     assert not film["record"]
+
+
+def test_a_gallery_that_was_stopped_has_no_page_and_is_made_again(films, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    gallery([films], out)
+    shutil.copytree(films / "second", tmp_path / "other/one")
+
+    def stops(*_):
+        (out / "films/001/film.mp4.4711-0a1b2c3d.tmp").write_bytes(b"half a film")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(write, "draw_stills", stops)
+        with pytest.raises(KeyboardInterrupt):
+            gallery([tmp_path / "other"], out, "--overwrite")
+    assert not (out / "index.html").exists()
+    assert [film["title"] for film in gallery([tmp_path / "other"], out)["films"]] == ["one"]
+    assert not list(out.rglob("*.tmp")) and (out / "index.html").exists()
+    monkeypatch.setattr(write, "write_text", stops)
+    with pytest.raises(KeyboardInterrupt):
+        gallery([films], out, "--overwrite")
+    assert not (out / "index.html").exists()
 
 
 def test_the_picture_that_a_film_goes_on_from_is_its_first_shot(tmp_path):

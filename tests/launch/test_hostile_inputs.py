@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from tiny_models import WORDS
@@ -262,6 +263,13 @@ def test_how_a_command_ends(error, code, said, capsys):
         run(main)
     written = capsys.readouterr().err
     assert ended.value.code == code and said in written and written.count("\n") == 1
+
+
+def test_text_that_stdout_cannot_encode_is_escaped(capsys):
+    """A folder's name may hold any bytes, and a terminal may lack Chinese."""
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: print(Path(os.fsdecode(b"caf\xe9")) / "index.html"))
+    assert ended.value.code == 0 and capsys.readouterr().out == "caf\\udce9/index.html\n"
 
 
 @pytest.mark.parametrize(("kept", "code"), [("a film is kept", 75), ("", 143)])

@@ -5,6 +5,7 @@ The readers here are written from the formats alone, not from the exporters.
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from causalcine_jax.errors import UsageError
 from causalcine_jax.story import Shot, Story, Video
 from causalcine_jax.story_sets import read_set
 from causalcine_jax.story_sets.formats import export
+from causalcine_jax.story_sets.story_set import LabelledStory
 
 SET = ROOT / "stories" / "memory-100.yaml"
 STRIDE = 4  # video frames per latent frame
@@ -103,6 +105,29 @@ def test_the_command_writes_and_does_not_overwrite(tmp_path, capsys):
     assert "100 files for holocine" in capsys.readouterr().out
     with pytest.raises(UsageError, match="already"):
         command(["stories", str(SET), "--to", "holocine", "--out", str(tmp_path / "out")])
+    with pytest.raises(UsageError, match=r"holds ferry-captain\.json, .* and 80 more already: "):
+        command(["stories", str(SET), "--to", "holocine", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit):
         command(["stories", str(SET), "--to", "holocine"])
     assert "--to and --out belong together" in capsys.readouterr().err
+
+
+def test_an_export_that_was_stopped_goes_on_but_replaces_nothing_else(stories, tmp_path):
+    files = export(stories, "longlive2", tmp_path)
+    made = {file: file.read_bytes() for file in files}
+    files[-1].unlink()
+    (files[0].parent / "0.json.4711-0a1b2c3d.tmp").write_text("half a file")
+    export(stories, "longlive2", tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == made
+    files[-1].unlink()
+    files[1].write_text("mine")
+    with pytest.raises(UsageError, match="already: choose another --out"):
+        export(stories, "longlive2", tmp_path)
+    assert files[1].read_text() == "mine" and not files[-1].exists()
+
+
+def test_a_storys_name_is_no_pattern(tmp_path):
+    (tmp_path / "a[1].json").write_text("mine")
+    one = LabelledStory("a[1]", Story((Shot("Mia waves.", chunks=1),)), {})
+    with pytest.raises(UsageError, match=r"holds a\[1\]\.json already"):
+        export(SimpleNamespace(stories=[one]), "holocine", tmp_path)

@@ -55,7 +55,7 @@ from causalcine_jax.data.video.target import Target, check_settings, settings, t
 from causalcine_jax.data.video.work import Work
 from causalcine_jax.errors import DataError, kept_when_stopped
 from causalcine_jax.utils.atomic_file import remove_partials, write_json
-from causalcine_jax.utils.output import check_disk, one_writer
+from causalcine_jax.utils.output import check_disk, check_utf8, one_writer
 
 OTHER_PARTS = "windows are not compared with those of other parts: both copies may be kept"
 SETTINGS, REPORT = "settings.json", "report.json"
@@ -97,6 +97,7 @@ def prepare(config: PrepareConfig, *, progress: bool = True) -> Prepared:
 
 def _prepare(work: Work) -> Prepared:
     config, out = work.config, work.config.out
+    check_utf8(out)
     check_stores(config.stores.values())
     files, told = probe.files_of(config.folder, out)
     captioner = captioner_of(config)

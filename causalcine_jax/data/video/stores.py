@@ -23,6 +23,7 @@ from causalcine_jax.data.video.config import SPLITS
 from causalcine_jax.data.video.manifest import Row, content_id, write_rows
 from causalcine_jax.data.video.target import Target
 from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.utils.output import check_no_link
 
 FILMS = "films.jsonl"  # in a store: where each of its films comes from
 
@@ -81,6 +82,7 @@ def put_store(
 
     Raises:
       DataError: the disk is full, or cannot be written.
+      UsageError: `path` is a link, and its store would be replaced.
     """
     rows = [film.row for film in films]
     spec = spec_of([each.film for each in films], target, films_per_shard, content_id(rows))
@@ -92,6 +94,7 @@ def put_store(
             os.replace(old, path)
     if path.exists() and read_spec(path) == spec:
         return LatentStore.open(path)
+    check_no_link(path)
     for leftover in (new, partial_path(new)):
         if leftover.exists() and not _is_of(leftover, spec):
             shutil.rmtree(leftover)
