@@ -163,7 +163,7 @@ def film_case(
             "accessory": verdict.right("accessory"),
             "mean": verdict.mean,
             "held": bool(shows(story, case.back.character)[held[held >= 0]].any()),
-            "remembered": remembered,
+            "remembered": float(np.mean(remembered)),
             "consistency": found.consistency if found else 0.0,
             "difference": float(np.abs(frames - whole).mean()),
         }

@@ -240,10 +240,10 @@ def test_verdicts_by_hand():
     wrong = dataclasses.replace(true, colour="red" if true.colour != "red" else "blue")
     summary = summarise(
         [
-            Verdict(case, true, 1.0),
-            Verdict(case, wrong, 0.5),
-            Verdict(case, None, 0.0),
-            Verdict(case, true, None),
+            Verdict(case, true, (True, True)),
+            Verdict(case, wrong, (True, False)),
+            Verdict(case, None, (False, False)),
+            Verdict(case, true),
         ]
     )
     assert [summary[name].value for name in ("colour", "accessory", "joint", "found")] == [
@@ -361,6 +361,10 @@ def test_the_report_holds_every_row_and_is_strict_json(untrained, tmp_path):
         and len(read["primary"]["cases"]) == 3
     )
     assert read["device"]["platform"] and "commit" in read["software"]
+    by_layer = read["primary"]["remembered_by_layer"]
+    assert list(by_layer) == ["camr"] and np.mean(by_layer["camr"]) == pytest.approx(
+        measured.row("camr")["remembered"].value
+    )
     text = markdown(report)
     assert "chance" in text and "| camr" in text and "SECONDARY: 1 free films" in text
     for name in ("returns.png", "recall.png"):

@@ -90,12 +90,12 @@ class ReturnCase:
 class Verdict:
     """What one row of the table shows of one return.
 
-    `remembered`: fraction of layers whose memory held a frame of the character.
+    `by_layer`: whether each layer's memory held a frame of the character; empty without memory.
     """
 
     case: ReturnCase
     found: CharacterReading | None
-    remembered: float | None = None
+    by_layer: tuple[bool, ...] = ()
 
     def right(self, name: str) -> bool:
         """Whether the character was found and its `colour`, `accessory` or `species` is right."""
@@ -143,7 +143,7 @@ def summarise(verdicts: list[Verdict]) -> dict[str, Interval]:
     summary["found"] = wilson(sum(v.found is not None for v in verdicts), count)
     summary["species"] = wilson(sum(v.right("species") for v in verdicts), count)
     summary["remembered"] = bootstrap_mean(
-        [np.nan if v.remembered is None else v.remembered for v in verdicts]
+        [np.mean(v.by_layer) if v.by_layer else np.nan for v in verdicts]
     )
     return summary
 
@@ -198,7 +198,7 @@ def measure_recall(
                 for i, number in enumerate(numbers):
                     found = of_character(judge.read(frames[i]), batch[i].sought)
                     verdicts[row][number] = Verdict(
-                        batch[i], found, None if remembered is None else remembered[i]
+                        batch[i], found, () if remembered is None else remembered[i]
                     )
                     stills[row][number] = frames[i, len(frames[i]) // 2]
                 bar.update(row != TRUTH)
@@ -211,7 +211,7 @@ def measure_recall(
 def _rows(
     engine: BatchRollout, batch: list[ReturnCase], policies: dict[str, MemoryConfig]
 ) -> Iterator[tuple]:
-    """Yields (row, judged frames [b, t, h, w, 3], fraction of remembering layers or None).
+    """Yields (row, judged frames [b, t, h, w, 3], which layers remembered or None).
 
     Rows are truth, the VAE and every policy.
     """
@@ -251,10 +251,10 @@ def film_return(
     batch: list[ReturnCase],
     contexts: list[TextContext],
     memory: MemoryConfig,
-) -> tuple[list[Float[Array, "b c h w z"]], list[float]]:
+) -> tuple[list[Float[Array, "b c h w z"]], list[tuple[bool, ...]]]:
     """Generates the chunks to be judged, after those `before` it, committed in `state` (donated).
 
-    Returns their latents, and for every case the fraction of layers that remembered.
+    Returns their latents, and for every case which layers remembered.
     """
     chunk, stories = batch[0].back.chunk, [case.story for case in batch]
     made: list[Float[Array, "b c h w z"]] = []
@@ -282,17 +282,19 @@ def _batches(cases: list[ReturnCase], films: int) -> Iterator[tuple[list[int], l
             yield some, [cases[i] for i in np.resize(some, films)]
 
 
-def _remembered(seen: np.ndarray, batch: list[ReturnCase], memory: MemoryConfig) -> list[float]:
-    """Returns for every case the fraction of layers that retrieved a frame of its character.
+def _remembered(
+    seen: np.ndarray, batch: list[ReturnCase], memory: MemoryConfig
+) -> list[tuple[bool, ...]]:
+    """Returns for every case which layers retrieved a frame of its character.
 
     Counts frames older than the window.
     """
-    fractions = []
+    by_case = []
     for i, case in enumerate(batch):
         shows = np.array(
             [case.back.character in case.story.shots[s].cast for s in case.story.shot_of_chunk()]
         )
         chunk_of = seen[:, i] // CHUNK_FRAMES
         old = (seen[:, i] >= 0) & (chunk_of < case.back.chunk - memory.window_chunks)
-        fractions.append(float((old & shows[chunk_of]).any(axis=1).mean()))
-    return fractions
+        by_case.append(tuple((old & shows[chunk_of]).any(axis=1).tolist()))
+    return by_case

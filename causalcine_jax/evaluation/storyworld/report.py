@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED
 from causalcine_jax.evaluation.storyworld import free_films, recall
 from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
@@ -50,6 +52,11 @@ def build_report(
             "returns": len(primary.cases),
             "chance": CHANCE,
             "rows": {row: primary.row(row) for row in primary.verdicts},
+            "remembered_by_layer": {
+                row: np.mean([verdict.by_layer for verdict in verdicts], axis=0).tolist()
+                for row, verdicts in primary.verdicts.items()
+                if row not in LABELS
+            },
             "subsets": {name: _subset_rows(primary, keep) for name, keep in _SUBSETS.items()},
             "cases": [_case(primary, number) for number in range(len(primary.cases))],
         },
