@@ -73,8 +73,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--policies",
-        default="camr,sink,none",
-        help=f"of {', '.join(POLICIES)}, switched at inference (default camr,sink,none)",
+        help=f"of {', '.join(POLICIES)}, switched at inference (default: the model's own, sink and "
+        "none)",
     )
     sampler_flags(parser.add_argument_group("from noise to chunk (default: the model's)"))
     parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: the model's)")
@@ -145,6 +145,10 @@ def _count_or_folder(text: str) -> int | Path:
     return whole_number(text) if re.fullmatch(r"[+-]?\d+", text) else path(text)
 
 
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     if flags.compare:
@@ -163,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
         world=flags.world,
         returns=flags.returns,
         films=flags.films,
-        policies=tuple(name.strip() for name in flags.policies.split(",") if name.strip()),
+        policies=_names(flags.policies),
         steps=flags.steps,
         guidance=flags.guidance,
         memory_guidance=flags.memory_guidance,

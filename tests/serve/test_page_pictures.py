@@ -12,7 +12,7 @@ from screencast import Screencast, still
 
 pytestmark = pytest.mark.browser
 WIDTH = 960  # pixels of the recording
-MOST_BYTES = 2_000_000  # of the recording
+MOST_BYTES = 3_000_000  # of the recording
 
 
 def test_pictures_of_a_film_that_is_directed(open_page, embedded_engine, tmp_path, request):

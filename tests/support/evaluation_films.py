@@ -1,36 +1,33 @@
 """True films for the evaluation's tests.
 
-An optimised program paints them: under conftest's flags, painting would take most of the time.
+Optimised programs paint them and read them: under conftest's flags, both would take minutes.
 """
 
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from causalcine_jax.evaluation.storyworld import reading, true_films
 from causalcine_jax.storyworld import (
     WorldConfig,
     WorldStory,
-    render,
     sample_story,
-    scene_parameters,
 )
 
 WORLD = WorldConfig.base()
 SEED = 31_337
-_paint = jax.jit(
-    functools.partial(render, height=WORLD.height, width=WORLD.width, xp=jnp),
-    compiler_options={
-        "xla_backend_optimization_level": 2,
-        "xla_llvm_disable_expensive_passes": False,
-    },
-)
+_OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
 
 
-def paint(story: WorldStory) -> np.ndarray:
-    """Returns all frames of a story of the base world."""
-    return np.asarray(_paint({"shapes": scene_parameters(story)["shapes"]}))
+def _optimise(module, name: str, **how) -> None:
+    function = getattr(module, name).__wrapped__
+    setattr(module, name, jax.jit(function, compiler_options=_OPTIMISED, **how))
+
+
+_optimise(reading, "_probabilities")
+_optimise(true_films, "_paint", static_argnames=("height", "width"))
+paint = true_films.true_film  # all frames of a story
 
 
 @functools.cache

@@ -21,6 +21,7 @@ FILES = ("evaluation.json", "evaluation.md", "returns.png", "recall.png")
 class EvaluationConfig:
     """What is measured. None means the model's own choice.
 
+    policies  of memory; None: the model's own, sink and none
     films    free films per policy; 0 measures recall alone
     batch    films generated at once
     pool_on  where their history is kept
@@ -31,7 +32,7 @@ class EvaluationConfig:
     world: str = "base"
     returns: int = 200
     films: int = 20
-    policies: tuple[str, ...] = ("camr", "sink", "none")
+    policies: tuple[str, ...] | None = None
     steps: int | None = None
     guidance: float | None = None
     memory_guidance: float | None = None
@@ -46,13 +47,14 @@ class EvaluationConfig:
 
     def faults(self) -> list[str]:
         faults = choice_faults("world", self.world, WORLDS)
-        for name in self.policies:
+        policies = ("sink",) if self.policies is None else self.policies
+        for name in policies:
             faults += choice_faults("policy", name, POLICIES)
         faults += choice_faults("pool_on", self.pool_on, POOL_PLACES)
-        if not self.policies:
+        if not policies:
             faults.append("name at least one policy")
-        if len(set(self.policies)) < len(self.policies):
-            faults.append(f"a policy is named twice in {','.join(self.policies)}")
+        if len(set(policies)) < len(policies):
+            faults.append(f"a policy is named twice in {','.join(policies)}")
         faults += least_faults(self, ("returns", "batch"), 1)
         faults += range_faults("most_shown", self.most_shown, 0, 1, open_low=True)
         faults += [

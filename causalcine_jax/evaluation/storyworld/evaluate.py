@@ -53,7 +53,8 @@ def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
         pool=PoolConfig(on=config.pool_on),
     )
     judge = Judge.load()
-    policies = {name: dataclasses.replace(model.memory, policy=name) for name in config.policies}
+    names = config.policies or dict.fromkeys((model.memory.policy, "sink", "none"))
+    policies = {name: dataclasses.replace(model.memory, policy=name) for name in names}
     recall = measure_recall(
         engine,
         judge,
@@ -73,6 +74,7 @@ def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
         )
     settings = {
         **dataclasses.asdict(config),
+        "policies": list(policies),
         **{
             name: getattr(engine.sampler, name)
             for name in ("solver", "steps", "shift", "guidance", "memory_guidance")
