@@ -47,11 +47,11 @@ class EvaluationConfig:
 
     def faults(self) -> list[str]:
         faults = choice_faults("world", self.world, WORLDS)
-        policies = ("sink",) if self.policies is None else self.policies
+        policies = self.policies or ()
         for name in policies:
             faults += choice_faults("policy", name, POLICIES)
         faults += choice_faults("pool_on", self.pool_on, POOL_PLACES)
-        if not policies:
+        if self.policies == ():
             faults.append("name at least one policy")
         if len(set(policies)) < len(policies):
             faults.append(f"a policy is named twice in {','.join(policies)}")
