@@ -5,6 +5,8 @@
     python launch/train.py --config configs/embedded_vae.py:pictures
     python launch/train.py --config configs/embedded_vae.py:autoencoder
     python launch/train.py --config configs/embedded_vae.py:whole_frames
+    # The decoder alone, with a critic: sharp outlines, also of latents that a transformer made.
+    python launch/train.py --config configs/embedded_vae.py:decoder
 
 docs/lab.md has what each of them reached.
 """
@@ -25,7 +27,12 @@ OUT = "outputs/embedded"
 
 
 def get_config(stage: str = "pictures") -> TrainConfig:
-    stages = {"pictures": pictures, "autoencoder": autoencoder, "whole_frames": whole_frames}
+    stages = {
+        "pictures": pictures,
+        "autoencoder": autoencoder,
+        "whole_frames": whole_frames,
+        "decoder": decoder,
+    }
     if stage not in stages:
         raise UsageError(
             f"configs/embedded_vae.py has no stage {stage!r}, {nearest(stage, stages)}"
@@ -90,6 +97,22 @@ def whole_frames() -> TrainConfig:
         batch=4,
         optim=optim,
         data=DataConfig(world="base", clip_frames=5),
+    )
+
+
+def decoder() -> TrainConfig:
+    """The encoder stays as it is, so stored latents and transformers stay valid."""
+    loss = dataclasses.replace(CROP, kl=0.0, train="decoder", noise=0.5, adversarial=0.05)
+    optim = dataclasses.replace(OPTIM_VAE, schedule="cosine", lr=1e-3)
+    return _autoencoder(
+        "decoder",
+        3_000,
+        loss,
+        init="whole_frames",
+        batch=4,
+        optim=optim,
+        critic_optim=OptimConfig(lr=4e-4, warmup=0, b1=0.5, b2=0.99, weight_decay=0.0),
+        data=DataConfig(world="base", clip_frames=4),
     )
 
 

@@ -21,10 +21,11 @@ from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.lora import layers_of, new_adapters
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.models.vae.critic import PatchCritic
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.adapters import ADAPTED, base_of, with_adapters
-from causalcine_jax.training.stages.autoencoder import autoencoder_loss
+from causalcine_jax.training.stages.autoencoder import autoencoder_loss, picture_critic_loss
 from causalcine_jax.training.stages.dmd import DistributionMatching, critic_loss, generator_loss
 from causalcine_jax.training.stages.ode import ODEInit, ode_init_loss
 from causalcine_jax.training.stages.teacher_forcing import TeacherForcing, teacher_forcing_loss
@@ -153,19 +154,27 @@ def _teacher_forcing(config: TrainConfig, null_prompt: tuple[int, ...]) -> Stage
 
 
 def _autoencoder(config: TrainConfig, _: tuple[int, ...]) -> StageSpec:
-    return StageSpec(
-        trained={"vae": lambda key: VAE(config.vae, key=key)},
-        fixed={},
-        updates=(Update(_clips_loss(config), ("vae",), config.optim),),
+    of_vae = lambda nets, video, key: autoencoder_loss(
+        nets["vae"], video, key, config.autoencoder, nets.get("critic")
     )
+    of_critic = lambda nets, video, key: picture_critic_loss(
+        nets["critic"], nets["vae"], video, key, config.autoencoder
+    )
+    trained: dict[str, Init] = {"vae": lambda key: VAE(config.vae, key=key)}
+    updates = [Update(_clips_loss(config, of_vae), ("vae",), config.optim)]
+    if config.autoencoder.adversarial:
+        trained["critic"] = lambda key: PatchCritic(key=key)
+        updates.append(
+            Update(_clips_loss(config, of_critic), ("critic",), config.critic_optim, "critic")
+        )
+    return StageSpec(trained=trained, fixed={}, updates=tuple(updates), exported=("vae",))
 
 
-def _clips_loss(config: TrainConfig) -> Loss:
+def _clips_loss(config: TrainConfig, loss_of: Callable) -> Loss:
     height, width = config.clip_size
 
     def loss(trained: Nets, fixed: Nets, batch, key):
-        video = paint(batch, height, width)
-        value, metrics = autoencoder_loss(trained["vae"], video, key, config.autoencoder)
+        value, metrics = loss_of({**fixed, **trained}, paint(batch, height, width), key)
         return value, weighted(
             {
                 name: jnp.asarray(metric, jnp.float32)

@@ -1,18 +1,24 @@
-"""A VAE of which one part learns."""
+"""A VAE of which one part learns, and the critic of its pictures."""
+
+import dataclasses
+import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from tiny_training import tiny_config
 
 from causalcine_jax.convert import load_vae, save_model
 from causalcine_jax.data.encode import vae_hash
 from causalcine_jax.errors import UsageError
+from causalcine_jax.models.vae.critic import PatchCritic
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.training.config import AutoencoderConfig, CheckpointConfig, OptimConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.stages import build
+from causalcine_jax.training.stages.autoencoder import autoencoder_loss, picture_critic_loss
 
 SIZES = VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
 PARTS = ("encoder", "conv1", "conv2", "decoder")
@@ -36,6 +42,7 @@ def trained(model, out, monkeypatch, **autoencoder):
             batch=2,
             vae=SIZES,
             optim=OptimConfig(lr=3e-3, warmup=2, ema_decay=0.9, weight_decay=0.0),
+            critic_optim=OptimConfig(lr=1e-3, warmup=0),
             autoencoder=AutoencoderConfig(crop=(16, 24), **autoencoder),
             checkpoint=CheckpointConfig(every=4, export_dtype="float32"),
         )
@@ -71,3 +78,66 @@ def test_parts_that_cannot_be_are_refused():
             optim=OptimConfig(weight_decay=0.1, warmup=1),
             autoencoder=AutoencoderConfig(train="decoder"),
         )
+    with pytest.raises(UsageError, match="crop of multiples of 8, not"):
+        tiny_config(
+            stage="autoencoder",
+            optim=OptimConfig(weight_decay=0.0, warmup=1),
+            autoencoder=AutoencoderConfig(crop=(16, 20), adversarial=0.1),
+        )
+
+
+def test_a_critic_and_noise_train_the_decoder_alone(model, tmp_path, monkeypatch):
+    vae = trained(model, tmp_path / "out", monkeypatch, train="decoder", noise=0.5, adversarial=0.1)
+    assert changed(load_vae(model), vae) == {"conv2", "decoder"}
+    *_, record = map(json.loads, (tmp_path / "out" / "metrics.jsonl").read_text().splitlines())
+    assert {"adversarial", "critic_loss", "critic_lr", "logit_true", "r1"} <= record.keys()
+    # Untrained, it is at chance: log 2 for either kind of clip.
+    assert record["critic_loss"] == pytest.approx(2 * np.log(2), rel=0.1)
+    assert sorted(path.name for path in (tmp_path / "out" / "model").iterdir()) == [
+        "metadata.json",
+        "vae",
+    ]
+
+
+def test_a_critic_learns_to_tell_clips_from_decoded_ones():
+    video = jax.random.uniform(jax.random.key(0), (2, 5, 16, 24, 3), minval=-1)
+    vae = jax.jit(lambda: VAE(SIZES, key=jax.random.key(1)))()
+    critic, config = PatchCritic(8, key=jax.random.key(2)), AutoencoderConfig(adversarial=0.1)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(critic, state):
+        loss = lambda critic: picture_critic_loss(critic, vae, video, jax.random.key(3), config)
+        gradient, parts = jax.grad(loss, has_aux=True)(critic)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(critic, updates), state, parts
+
+    state = optimizer.init(critic)
+    for _ in range(30):
+        critic, state, parts = step(critic, state)
+    assert parts["logit_true"] > parts["logit_decoded"] + 1
+    # The VAE's loss has the critic's term, and its gradient reaches the decoder.
+    loss = jax.jit(jax.grad(autoencoder_loss, has_aux=True), static_argnums=3)
+    with_critic, parts = loss(vae, video, jax.random.key(3), config, critic)
+    without, _ = loss(vae, video, jax.random.key(3), config)
+    assert parts["loss"] == pytest.approx(
+        parts["l1"] + 0.5 * parts["edge"] + 1e-3 * parts["kl"] + 0.1 * parts["adversarial"]
+    )
+    assert not np.allclose(
+        jax.tree.leaves(with_critic.decoder)[0], jax.tree.leaves(without.decoder)[0]
+    )
+
+
+def test_noise_is_in_units_of_each_channels_std():
+    video = jax.random.uniform(jax.random.key(0), (1, 1, 16, 24, 3), minval=-1)
+    vae = jax.jit(lambda: VAE(SIZES, key=jax.random.key(1)))()
+    loss = jax.jit(autoencoder_loss, static_argnums=3)
+    of = lambda vae, noise: float(
+        loss(vae, video, jax.random.key(3), AutoencoderConfig(noise=noise))[1]["l1"]
+    )
+    still = dataclasses.replace(SIZES, std=(1e-9,) * 16)
+    quiet = jax.tree.unflatten(
+        jax.tree.structure(jax.eval_shape(lambda: VAE(still, key=jax.random.key(0)))),
+        jax.tree.leaves(vae),
+    )
+    assert of(quiet, 2.0) == pytest.approx(of(vae, 0.0), abs=1e-6) != of(vae, 2.0)
