@@ -30,6 +30,7 @@ from causalcine_jax.errors import DataError
 
 ORIGINAL, DIFFUSERS = "original Wan2.1 keys", "Diffusers keys"
 PACKED_TOKENIZER = "spiece_model"
+ROWS = 256  # of a tied tensor that are compared with its original, at each end
 
 
 class PartTensors:
@@ -163,6 +164,7 @@ def open_part(
         if refused:
             raise DataError(f"{where.weights} is {refused}")
         view = PartTensors(where, tensors, names, part, settings)
+        _refuse_untied(tensors, names, where.weights)
         view.notes += _choice(tensors, list(names.values()))
         asked = _adapters(where, lora.loras(lora_path)) if part == "transformer" else []
         files = [adapter_file(each.path) for each in asked]
@@ -170,6 +172,26 @@ def open_part(
         for each, file in zip(asked, files, strict=True):
             view.merge(each, opened.enter_context(open_tensors(file)), lora_alpha)
         yield view
+
+
+def _refuse_untied(tensors: TensorFiles, names: Mapping[str, str], path: Path) -> None:
+    """Refuses a copy of a tensor that is not equal to it, as only one of the two can be read.
+
+    The first and the last rows are compared: a whole token embedding has 2 GB.
+    """
+    for copy, original in TIED.items():
+        if copy not in names or original not in names:
+            continue
+        pair = [names[original], names[copy]]
+        shape, shape_of_copy = (tensors.shapes[key] for key in pair)
+        ends = ((slice(ROWS),), (slice(-ROWS, None),)) if len(shape) == 2 else ()
+        if shape != shape_of_copy or any(
+            not np.array_equal(*(tensors.read_slice(key, rows) for key in pair)) for rows in ends
+        ):
+            raise DataError(
+                f"{path}: {copy} differs from {original}, of which it must be a copy; "
+                "remove the one that the model was not trained with"
+            )
 
 
 def _choice(tensors: TensorFiles, taken: list[str]) -> list[str]:

@@ -83,3 +83,18 @@ def test_a_packed_tokenizer_that_is_invalid(tmp_path, capsys):
     load_text_encoder(tmp_path / "model")
     with pytest.raises(DataError, match="no tokenizer at"):
         load_tokenizer(tmp_path / "model")
+
+
+def test_a_tied_embedding_may_be_there_twice_but_must_be_a_copy(tmp_path):
+    file = comfy(tmp_path / "umt5_xxl_fp16.safetensors", spiece())
+    content = load_file(file)
+    copy = content["shared.weight"].copy()
+    save_file({**content, "encoder.embed_tokens.weight": copy}, file)
+    load_text_encoder(file)
+    copy[-1, 0] += 1
+    save_file({**content, "encoder.embed_tokens.weight": copy}, file)
+    with pytest.raises(DataError, match=r"embed_tokens\.weight differs from shared\.weight"):
+        load_text_encoder(file)
+    save_file({**content, "encoder.embed_tokens.weight": copy[:-1]}, file)
+    with pytest.raises(DataError, match=r"embed_tokens\.weight differs from shared\.weight"):
+        load_text_encoder(file)

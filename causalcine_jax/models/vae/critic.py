@@ -34,9 +34,7 @@ class PatchCritic(Module):
         self.logit.weight[...] *= 0.02
         self.norms = nnx.List([ChannelNorm(2 * dim) for _ in range(2)])
 
-    def __call__(
-        self, video: Float[Array, "b t h w 3"]
-    ) -> Float[Array, "b t h//8 w//8"]:
+    def __call__(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t h//8 w//8"]:
         """The logits that parts of frames are a true film's, float32. The first has no change."""
         change = jnp.diff(video, axis=1, prepend=video[:, :1])
         x = jnp.concatenate([patches(video, PATCH), patches(change, PATCH)], axis=-1)
