@@ -88,20 +88,20 @@ class GANConfig:
             yield f"gan.taps must be parts of the depth, more than 0 and at most 1, not {self.taps}"
 
 
-def generator_term(logit_generated: Float[Array, "b *part"]) -> Float[Array, ""]:
+def generator_term(logit_generated: Float[Array, " b *part"]) -> Float[Array, ""]:
     """softplus(-d): high where the discriminator tells generated from real."""
     return jnp.mean(jax.nn.softplus(-logit_generated))
 
 
 def discriminator_term(
-    logit_real: Float[Array, "b *part"], logit_generated: Float[Array, "b *part"]
+    logit_real: Float[Array, " b *part"], logit_generated: Float[Array, " b *part"]
 ) -> Float[Array, ""]:
     """softplus(-d) of real films and softplus(d) of generated ones; 2 log 2 at chance."""
     return jnp.mean(jax.nn.softplus(-logit_real)) + jnp.mean(jax.nn.softplus(logit_generated))
 
 
 def approximate_r1(
-    logit_real: Float[Array, "b *part"], logit_perturbed: Float[Array, "b *part"]
+    logit_real: Float[Array, " b *part"], logit_perturbed: Float[Array, " b *part"]
 ) -> Float[Array, ""]:
     """R1 by finite differences: the squared change of real films' logits (APT, Eq. 4)."""
     return jnp.mean(jnp.square(logit_real - logit_perturbed))
