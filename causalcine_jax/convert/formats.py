@@ -182,12 +182,11 @@ def _refuse_untied(tensors: TensorFiles, names: Mapping[str, str], path: Path) -
     for copy, original in TIED.items():
         if copy not in names or original not in names:
             continue
-        pair = [names[original], names[copy]]
-        shape, shape_of_copy = (tensors.shapes[key] for key in pair)
-        ends = ((slice(ROWS),), (slice(-ROWS, None),)) if len(shape) == 2 else ()
-        if shape != shape_of_copy or any(
-            not np.array_equal(*(tensors.read_slice(key, rows) for key in pair)) for rows in ends
-        ):
+        keys = (names[original], names[copy])
+        shape, shape_of_copy = (tensors.shapes[key] for key in keys)
+        ends = [(slice(ROWS),), (slice(-ROWS, None),)] if len(shape) == 2 else []
+        pairs = [[tensors.read_slice(key, rows) for key in keys] for rows in ends]
+        if shape != shape_of_copy or not all(np.array_equal(*pair) for pair in pairs):
             raise DataError(
                 f"{path}: {copy} differs from {original}, of which it must be a copy; "
                 "remove the one that the model was not trained with"

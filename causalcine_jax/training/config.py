@@ -90,7 +90,7 @@ class TrainConfig:
                      (fake score and head)
     generator_start  stage dmd: the student's first update comes after so many steps, for which only
                      fake score and head learn. Its learning rate is that of the run's step
-    critic_optim     the critic's optimizer, without its ema_decay; `optim` is the student's or VAE's
+    critic_optim     the critic's optimizer, without its ema_decay; `optim` is the other network's
     max_critic_mse   stage dmd: the run stops as diverged if the fake score's mean squared error,
                      weighted by time.weight, is larger over a record. A useless score has about 2,
                      sound ones have 0.3
