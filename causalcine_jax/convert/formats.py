@@ -186,7 +186,7 @@ def _refuse_untied(tensors: TensorFiles, names: Mapping[str, str], path: Path) -
         shape, shape_of_copy = (tensors.shapes[key] for key in keys)
         ends = [(slice(ROWS),), (slice(-ROWS, None),)] if len(shape) == 2 else []
         pairs = [[tensors.read_slice(key, rows) for key in keys] for rows in ends]
-        if shape != shape_of_copy or not all(np.array_equal(*pair) for pair in pairs):
+        if shape != shape_of_copy or not all(np.array_equal(one, two) for one, two in pairs):
             raise DataError(
                 f"{path}: {copy} differs from {original}, of which it must be a copy; "
                 "remove the one that the model was not trained with"
