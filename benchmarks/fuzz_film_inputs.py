@@ -113,7 +113,12 @@ def _film(folder: Path) -> Path:
     from causalcine_jax.film.settings import FilmSettings
     from causalcine_jax.film_folder.choices import Choices
     from causalcine_jax.film_folder.record import Recipe
-    from causalcine_jax.film_folder.unfinished import FilmRequest, journal_folder, save_request
+    from causalcine_jax.film_folder.unfinished import (
+        Begun,
+        FilmRequest,
+        journal_folder,
+        save_request,
+    )
     from causalcine_jax.story import Shot, Story
 
     rng, model = np.random.default_rng(0), load_model(folder.parent / "model")
@@ -136,5 +141,6 @@ def _film(folder: Path) -> Path:
     journal = Journal.new(journal_folder(folder), model, latents[0], True)
     journal.write(told, settings, chunks)
     journal.close()
-    save_request(folder, FilmRequest(Recipe(told), model.folder, choices))
+    start = {"file": "a.png", "caption": PROMPTS[0], "sha256": "0" * 64, "chunks": 1}
+    save_request(folder, FilmRequest(Recipe(told), model.folder, choices, Begun(start)))
     return folder

@@ -120,6 +120,7 @@ def _record() -> dict:
         "whole_film": False,
         "chunk_frames": 3,
         "pool_frames": 18,
+        "pool_asked": False,
         "kv_dtype": "same",
         "pool_on": "device",
         "dtype": "float32",

@@ -182,7 +182,7 @@ def _resume(path: Path) -> None:
     from causalcine_jax.film_folder.unfinished import journal_folder, read_request
 
     asked = read_request(path)
-    start, folder, mesh = agreed(asked.recipe, asked.model, asked.choices)
+    start, folder, mesh = agreed(asked)
     loaded = _loaded(folder, asked.choices, mesh, asked.recipe.record.dtype)
     setup = decide(asked.recipe, loaded.model, asked.choices)
     if start:

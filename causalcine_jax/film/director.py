@@ -80,7 +80,7 @@ class Director:
         )
         frames = functions.pool_size(model, settings, self.resolved.chunks or None)
         self.settings = settings = replace(settings, pool=replace(pool, frames=frames, gb=None))
-        self._watch = PoolWatch(pool, settings, self.story.video.fps)
+        self.pool_watch = PoolWatch(pool, settings, self.story.video.fps)
         self._rollout = FilmRollout(model, settings, functions, start)
         self._made: Chunk | None = None
         self._journal: Journal | None = None
@@ -115,8 +115,8 @@ class Director:
                 pool=kept.pool,
                 start=kept.start,
             )
-            director._watch.asked = kept.pool_asked  # kept.pool has the size that was decided
-            director._watch.check(director.resolved.chunks * kept.model.chunk_frames, 2)
+            director.pool_watch.asked = kept.pool_asked  # kept.pool has the size that was decided
+            director.pool_watch.check(director.resolved.chunks * kept.model.chunk_frames, 2)
             director._rollout.replay(kept.chunks[: director.resolved.chunks])
             while not from_beginning and director._rollout.to_replay:
                 next(director)
@@ -137,7 +137,7 @@ class Director:
         with self._locks.between_chunks():
             if self._journal and self._journal.folder == Path(folder).resolve():
                 return
-            journal = Journal.new(folder, self.model, self._rollout.start, self._watch.asked)
+            journal = Journal.new(folder, self.model, self._rollout.start, self.pool_watch.asked)
             try:
                 self._keep(journal)
             except BaseException:
@@ -293,7 +293,7 @@ class Director:
                 self._made = None
             self._rollout.truncate(chunks)
         self.story, self.resolved = story, resolved
-        self._watch.check(resolved.chunks * self.model.chunk_frames, 3)
+        self.pool_watch.check(resolved.chunks * self.model.chunk_frames, 3)
 
     def _check_prompts(self, shots: Iterable[ResolvedShot], story: Story) -> None:
         prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in shots]

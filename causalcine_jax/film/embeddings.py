@@ -10,6 +10,7 @@ header holds the prompts and the hash of the encoder's weights. A prompt's key i
 tokenizer cleans it.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -116,6 +117,14 @@ class PromptEmbeddings:
                     "for this model: make the file again with --embed-only"
                 )
         raise_faults("prompt embeddings", faults)
+
+    def digest(self, prompts: Iterable[str]) -> str:
+        """SHA-256 of these prompts' embeddings. It stays when others are added to the file."""
+        digest = hashlib.sha256()
+        for prompt in prompts:
+            row = self.rows[clean(prompt)]
+            digest.update(f"{row.shape} {row.dtype}".encode() + np.ascontiguousarray(row).tobytes())
+        return digest.hexdigest()
 
     def padded(self, prompt: str, text_len: int) -> Float[np.ndarray, "1 t c"]:
         row = self.rows[clean(prompt)]

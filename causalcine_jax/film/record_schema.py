@@ -41,6 +41,7 @@ FIELDS = {
     "sampler": _TABLE,
     "memory": _TABLE,
     "pool_frames": _count(MOST_FRAMES),
+    "pool_asked": _kind(bool, "true or false"),
     "chunk_frames": _count(MOST_FRAMES),
     "scale": _count(LARGEST_SIDE),
     "whole_film": _kind(bool, "true or false"),
@@ -67,6 +68,7 @@ PARTS = {
 class FilmRecord:
     """What is read of a film.json; None where it does not say.
 
+    pool_asked     whether the user chose pool_frames; earlier film.json do not say
     whole_film     all frames were made at once; chunk_frames are then the film's
     start          {file, caption, sha256, chunks} of the picture or clip that it goes on from
     tiny_decoder   {file, sha256} of the decoder in the VAE's place
@@ -77,6 +79,7 @@ class FilmRecord:
     sampler: "SamplerConfig | None" = None
     memory: MemoryConfig | None = None
     pool_frames: int | None = None
+    pool_asked: bool = False
     kv_dtype: str = "same"
     pool_on: str = "device"
     chunk_frames: int | None = None

@@ -21,51 +21,51 @@ from causalcine_jax.film.model_folder import PARTS, check_parts, model_defaults
 from causalcine_jax.film.weights_sample import SHOWN, weights_sample
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.loaded_model import film_mesh
-from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.film_folder.start import Start, chosen_start
+from causalcine_jax.film_folder.unfinished import FilmRequest
 from causalcine_jax.models.text.tokenizer import tokenizer_file
 from causalcine_jax.parallel.gathering import several
 from causalcine_jax.parallel.processes import by_all, check_same
 from causalcine_jax.utils.atomic_file import file_hash
 
 
-def agreed(
-    recipe: Recipe, model: Path | None, choices: Choices
-) -> tuple[Start | None, Path, Mesh | None]:
+def agreed(film: FilmRequest) -> tuple[Start | None, Path, Mesh | None]:
     """The film's start, its model folder, and the mesh that makes each chunk (None: one device).
 
-    An error in one process is raised in all of them.
+    A film that goes on has no start to open: its journal keeps the latents. An error in one
+    process is raised in all of them.
 
     Raises:
       UsageError: the choices are invalid here, or the processes differ (names what differs).
       DataError: a file is missing or damaged.
     """
-    check_same(_request_facts(recipe, model, choices))
-    start, folder, mesh, found = by_all(lambda: _found(recipe, model, choices))
+    check_same(_request_facts(film))
+    start, folder, mesh, found = by_all(lambda: _found(film))
     check_same(found)
     return start, folder, mesh
 
 
-def _request_facts(recipe: Recipe, model: Path | None, choices: Choices) -> dict[str, Any]:
+def _request_facts(film: FilmRequest) -> dict[str, Any]:
     return {
-        "story": recipe.story.to_dict(),
-        "film.json": recipe.record.to_dict(),
-        "model": str(model),
-        **{name: str(value) for name, value in asdict(choices).items()},
+        "story": film.recipe.story.to_dict(),
+        "film.json": film.recipe.record.to_dict(),
+        "model": str(film.model),
+        **{name: str(value) for name, value in asdict(film.choices).items()},
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "devices": f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}",
     }
 
 
-def _found(
-    recipe: Recipe, model: Path | None, choices: Choices
-) -> tuple[Start | None, Path, Mesh | None, dict[str, Any]]:
-    raise_faults("film", choices.faults())
+def _found(film: FilmRequest) -> tuple[Start | None, Path, Mesh | None, dict[str, Any]]:
+    choices, recorded = film.choices, film.recipe.record
+    raise_faults("film", choices.faults(recorded.whole_film))
     for each in loras(choices.lora):
         adapter_file(each.path)
-    start = chosen_start(choices.start, choices.start_caption, recipe.record.start)
-    folder = chosen_model(model, base=choices.base, recorded=recipe.record)
+    start = None
+    if film.begun is None:
+        start = chosen_start(choices.start, choices.start_caption, recorded.start)
+    folder = chosen_model(film.model, base=choices.base, recorded=recorded)
     mesh = film_mesh(choices.seq)
     if choices.rollout_weights and mesh is None:
         raise UsageError("rollout_weights needs several devices: give their number with seq")
@@ -74,11 +74,21 @@ def _found(
 
 def _file_facts(folder: Path, choices: Choices, start: Start | None) -> dict[str, Any]:
     """What the files contain: the model's settings as values, everything else as hashes."""
-    files = {
-        "start": start and start.file,
-        "embeddings": choices.embeddings,
-        "tiny decoder": choices.tiny_decoder,
+    defaults = {
+        name: value if isinstance(value, str | int) else asdict(value)
+        for name, value in model_defaults(folder).items()
     }
+    files = {"start": start.file if start else None, "embeddings": choices.embeddings}
+    return {"model": defaults, **network_facts(folder, choices), **_hashes(files)}
+
+
+def network_facts(folder: Path, choices: Choices) -> dict[str, Any]:
+    """Hashes that identify the networks, the adapters and the decoder.
+
+    Raises:
+      DataError: a file is missing or damaged.
+    """
+    files: dict[str, Path | None] = {"tiny decoder": choices.tiny_decoder}
     files |= {
         f"lora {number}": adapter_file(each.path) for number, each in enumerate(loras(choices.lora))
     }
@@ -86,12 +96,9 @@ def _file_facts(folder: Path, choices: Choices, start: Start | None) -> dict[str
     check_parts(folder, parts)
     if "text_encoder" in parts:
         files["tokenizer"] = tokenizer_file(home(folder, "text_encoder"))
-    defaults = {
-        name: value if isinstance(value, str | int) else asdict(value)
-        for name, value in model_defaults(folder).items()
-    }
-    return {
-        "model": defaults,
-        "weights": {part: weights_sample(folder, part) for part in parts},
-        **{name: file_hash(file)[:SHOWN] for name, file in files.items() if file},
-    }
+    weights = {part: weights_sample(folder, part) for part in parts}
+    return {"weights": weights, **_hashes(files)}
+
+
+def _hashes(files: dict[str, Path | None]) -> dict[str, str]:
+    return {name: file_hash(file)[:SHOWN] for name, file in files.items() if file}

@@ -19,6 +19,11 @@ from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Story, Video
 
+OF_CHUNKS = (
+    "rollout_of", "policy", "window_chunks", "memory_frames", "positions", "eviction",
+    "chunk_frames", "pool_frames", "pool_gb", "kv_dtype", "pool_on", "start",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -76,30 +81,24 @@ class Choices:
     tiny_decoder: Path | None = None
     lora: tuple[str, ...] | None = None
 
-    def faults(self) -> list[str]:
+    def __post_init__(self):
+        for name in ("step_list", "size", "lora"):  # argparse and JSON give lists, without a hash
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
+
+    def faults(self, whole_film: bool = False) -> list[str]:
+        """Why no film can be made with these choices.
+
+        whole_film  whether the film.json is of a whole film, so that this one is too
+        """
         counted = _given(self, ("scale", "chunk_frames", "frames", "seq"))
         faults = least_faults(self, counted, 1)
         if self.rollout_weights is not None:
             faults += choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
         if self.rollout_of is not None:
             faults += choice_faults("rollout_of", self.rollout_of, ROLLOUTS)
-        asked = (
-            "rollout_of",
-            "policy",
-            "window_chunks",
-            "memory_frames",
-            "positions",
-            "eviction",
-            "chunk_frames",
-            "pool_frames",
-            "pool_gb",
-            "kv_dtype",
-            "pool_on",
-            "start",
-        )
-        if self.whole_film and (
-            useless := [name for name in asked if getattr(self, name) is not None]
-        ):
+        useless = _given(self, OF_CHUNKS)
+        if (self.whole_film or whole_film) and useless:
             faults.append(
                 f"a whole film has no memory and no chunks: leave out {', '.join(useless)}"
             )
@@ -108,13 +107,17 @@ class Choices:
 
 @dataclass(frozen=True)
 class Setup:
-    """The director's arguments, and notes to the user on what the model was not made for."""
+    """The director's arguments, and notes to the user on what the model was not made for.
+
+    pool_asked  whether the user chose the pool's size, for this film or the film.json's
+    """
 
     model: Model
     story: Story
     sampler: SamplerConfig
     memory: MemoryConfig
     pool: PoolConfig
+    pool_asked: bool
     whole_film: bool
     notes: tuple[str, ...] = ()
 
@@ -132,15 +135,15 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
         notes = _sampler_notes(sampler, choices) + _whole_film_notes(model, sampler)
         sampler = sampler.changed(memory_guidance=0.0)
         model = replace(model, chunk_frames=frames)
-        return Setup(model, story, sampler, NO_MEMORY, PoolConfig(), True, notes)
+        return Setup(model, story, sampler, NO_MEMORY, PoolConfig(), False, True, notes)
     chunk_frames = choices.chunk_frames or recipe.record.chunk_frames or model.chunk_frames
     memory = _memory(recipe.record, model.memory, choices)
-    pool = _pool(recipe.record, choices)
+    pool, pool_asked = _pool(recipe.record, choices, memory, chunk_frames)
     notes = _sampler_notes(sampler, choices) + _chunk_notes(model, memory, choices, chunk_frames)
     model = replace(model, chunk_frames=chunk_frames)
     if not (choices.start or recipe.record.start):  # which makes the film longer
         notes += _length_notes(story, memory, chunk_frames)
-    return Setup(model, story, sampler, memory, pool, False, notes)
+    return Setup(model, story, sampler, memory, pool, pool_asked, False, notes)
 
 
 def _sampler_notes(sampler: SamplerConfig, choices: Choices) -> tuple[str, ...]:
@@ -199,13 +202,31 @@ def _chunk_notes(
     return tuple(notes)
 
 
-def _pool(recorded: FilmRecord, choices: Choices) -> PoolConfig:
+def _pool(
+    recorded: FilmRecord, choices: Choices, memory: MemoryConfig, chunk_frames: int
+) -> tuple[PoolConfig, bool]:
+    """The pool, and whether the user chose its size.
+
+    A recorded size that nobody chose followed from memory and the film's length. It is kept, for
+    the same film bit by bit, unless one of these changes.
+    """
     frames = choices.pool_frames
-    if frames is None and choices.pool_gb is None and choices.chunk_frames is None:
-        frames = recorded.pool_frames
+    asked = frames is not None or choices.pool_gb is not None
+    if not asked and choices.chunk_frames is None:
+        same_length = choices.frames is None and choices.start_caption is None  # no other start
+        same_field = recorded.memory is not None and (
+            _field_of_pool(recorded.memory, chunk_frames) == _field_of_pool(memory, chunk_frames)
+        )
+        if recorded.pool_asked or (same_length and same_field):
+            frames, asked = recorded.pool_frames, recorded.pool_asked
     dtype = choices.kv_dtype or recorded.kv_dtype
     place = choices.pool_on or recorded.pool_on
-    return PoolConfig(frames, choices.pool_gb, dtype, place)
+    return PoolConfig(frames, choices.pool_gb, dtype, place), asked
+
+
+def _field_of_pool(memory: MemoryConfig, chunk_frames: int) -> tuple[bool, bool, int]:
+    """What of memory decides the size of a pool (film/pool.py)."""
+    return memory.reaches_all, memory.route_clean, memory.smallest_pool(chunk_frames)
 
 
 def _sampler(recorded: FilmRecord, default: SamplerConfig, choices: Choices) -> SamplerConfig:

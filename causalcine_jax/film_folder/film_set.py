@@ -1,6 +1,6 @@
 """A film of every story of a set, with several seeds: what `causalcine film --stories` does.
 
-    OUT/set.json             what the films are made with
+    OUT/set.json             what the films are made with: choices, and hashes of the networks
     OUT/SEED/NAME/film.mp4   and the files beside it, as of any film
 
 The model is loaded once. The same command goes on where it was stopped: a finished film is left
@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,10 @@ from causalcine_jax.errors import (
     raise_faults,
     range_faults,
 )
+from causalcine_jax.film.chosen_model import chosen_model
+from causalcine_jax.film.embeddings import PromptEmbeddings
+from causalcine_jax.film.weights_sample import SHOWN
+from causalcine_jax.film_folder.agreement import network_facts
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.filming import say
 from causalcine_jax.film_folder.generate import generate
@@ -36,6 +39,7 @@ from causalcine_jax.film_folder.loaded_model import load_with_choices
 from causalcine_jax.film_folder.record import Recipe, recipe_of
 from causalcine_jax.film_folder.unfinished import is_unfinished, plain_choices, read_request
 from causalcine_jax.parallel.gathering import several
+from causalcine_jax.parallel.processes import flat_settings
 from causalcine_jax.story_schema import MAX_SEED
 from causalcine_jax.story_sets.reading import read_stories
 from causalcine_jax.utils.atomic_file import write_text
@@ -90,14 +94,24 @@ def film_set(
 
     Raises:
       UsageError: the films in `out` are made with something else, or there are several processes.
-      DataError: films failed, named with their errors; or the last MOST_FAILED in a row did.
+      DataError: a model is missing or damaged; or films failed, named with their errors, all or
+        the last MOST_FAILED in a row.
       StoppedEarly: as `generate`.
     """
     if several():
         raise UsageError("--stories is made by one process: give each process a part (--part 1/2)")
     raise_faults("film", choices.faults())
     check_kinds(out, ())
-    _agree(out, wanted, model, choices)
+    _agree(
+        out,
+        {
+            "schema": SCHEMA,
+            "stories_sha256": wanted.hash,
+            "model": model and str(model.absolute()),
+            "choices": plain_choices(choices),
+            "networks": _networks(wanted, model, choices),
+        },
+    )
     films = wanted.films()
     left = [each for each in films if not _is_finished(_folder(out, *each))]
     tell = say if progress else (lambda line: None)
@@ -165,14 +179,24 @@ def _folder(out: Path, seed: int, name: str) -> Path:
     return out / str(seed) / name
 
 
-def _agree(out: Path, wanted: FilmSet, model: Path | None, choices: Choices) -> None:
-    """Writes what the films are made with; `UsageError` if those in `out` are made otherwise."""
-    fields = {
-        "schema": SCHEMA,
-        "stories_sha256": wanted.hash,
-        "model": model and str(model.absolute()),
-        "choices": plain_choices(choices),
+def _networks(wanted: FilmSet, model: Path | None, choices: Choices) -> list[dict[str, Any]]:
+    """What identifies the networks of every model that makes a film of the set.
+
+    Of prompt embeddings it is their text encoder, because prompts may be added to the file.
+    """
+    of_text = {}
+    if choices.embeddings:
+        encoder = PromptEmbeddings.load(choices.embeddings).encoder_sha256
+        of_text = {"embeddings' text encoder": encoder[:SHOWN]}
+    folders = {
+        chosen_model(model, base=choices.base, recorded=recipe.record)
+        for recipe in wanted.stories.values()
     }
+    return [network_facts(folder, choices) | of_text for folder in sorted(folders)]
+
+
+def _agree(out: Path, fields: dict[str, Any]) -> None:
+    """Writes what the films are made with; `UsageError` if those in `out` are made otherwise."""
     fields = json.loads(json.dumps(fields))
     file = out / "set.json"
     begun = any(out.glob("*/*/film.json")) or any(out.glob("*/*/unfinished/asked.json"))
@@ -182,13 +206,14 @@ def _agree(out: Path, wanted: FilmSet, model: Path | None, choices: Choices) -> 
     there = read_plain(file)
     if not isinstance(there, dict) or not isinstance(there.get("choices", {}), dict):
         raise UsageError(f"{file} was edited, and does not say what films are made with: delete it")
-    was, now = ({**each, **each.get("choices", {})} for each in (there, fields))
-    names: Sequence[str] = sorted({*was, *now} - {"choices"})
+    if "networks" not in there:  # in sets begun by an older version
+        del fields["networks"]
+    was, now = flat_settings(there), flat_settings(fields)
     raise_faults(
         f"{out} holds films made otherwise (choose another --out)",
         [
             f"{name} was {was.get(name)}, is {now.get(name)}"
-            for name in names
+            for name in sorted({*was, *now})
             if was.get(name) != now.get(name)
         ],
     )

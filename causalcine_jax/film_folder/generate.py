@@ -8,6 +8,7 @@ film.mp4 after its last frame. film.json is written last, so a folder that has o
 """
 
 import contextlib
+import dataclasses
 import math
 import shlex
 import threading
@@ -41,12 +42,15 @@ from causalcine_jax.film_folder.report import adapter_notes, closing_lines, deta
 from causalcine_jax.film_folder.start import Opening, Start, opening, without_start
 from causalcine_jax.film_folder.unfinished import (
     FilmRequest,
+    begun_with,
+    check_embeddings,
     check_no_unfinished_film,
     journal_folder,
+    read_request,
     remove_unfinished,
     save_request,
 )
-from causalcine_jax.parallel.processes import by_first, is_first
+from causalcine_jax.parallel.processes import by_all, by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
 from causalcine_jax.utils.atomic_file import write_text
@@ -92,11 +96,11 @@ def generate(
       StoppedEarly: for a KeyboardInterrupt after the first frames, which are kept.
     """
     out = Path(out)
-    start, folder, mesh = agreed(recipe, model, choices)
+    film = FilmRequest(recipe, model, choices, read_request(out).begun if resume else None)
+    start, folder, mesh = agreed(film)
     with contextlib.ExitStack() as held:
         by_first(lambda: _hold(held, out, overwrite, resume))
         held.enter_context(on_mesh(mesh))
-        film = FilmRequest(recipe, model, choices)
         loaded = lambda: load(folder, choices, mesh, recipe.record.dtype)
         return _generate(film, Place(out, resume, progress), folder, loaded, start)
 
@@ -131,12 +135,17 @@ def _generate(
     setup = decide(recipe, asked.model, choices)
     opened = opening(start, setup.story, setup.model) if start else None
     director = _director(setup, choices, opened, place)
-    scale = choices.scale or recipe.record.scale or viewing_scale(director.story.video.size[0])
+    begun = begun_with(director, opened.record if opened else None)
+    by_all(lambda: check_embeddings(film, begun))
+    of_start = (film.begun or begun).start
+    recorded_scale = None if choices.size else recipe.record.scale
+    scale = choices.scale or recorded_scale or viewing_scale(director.story.video.size[0])
     by_first(lambda: _check_file(director, out, scale))
     by_first(lambda: _clear(place))
     if not setup.whole_film and not place.resume:
         director.keep_in(journal_folder(out))
-        by_first(lambda: save_request(out, film))  # last: what has it can be resumed
+        asked_for = dataclasses.replace(film, begun=begun)
+        by_first(lambda: save_request(out, asked_for))  # last: what has it can be resumed
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
@@ -157,11 +166,11 @@ def _generate(
         footage = shoot(director, out / "film.mp4", scale, place.progress)
         record = {
             "schema": provenance.SCHEMA,
-            "story": (without_start(director.story) if opened else director.story).to_dict(),
-            **({"start": opened.record} if opened else {}),
+            "story": (without_start(director.story) if of_start else director.story).to_dict(),
+            **({"start": of_start} if of_start else {}),
             **added,
             "resolved": provenance.resolved_dict(director.resolved),
-            **provenance.recorded_settings(director.settings, director.model),
+            **provenance.recorded_settings(director),
             "frames_sha256": footage.digest.hexdigest(),
             "scale": scale,
             "model": folder.name,
@@ -205,7 +214,7 @@ def _resumable(director: Director, place: Place) -> Iterator[None]:
 def _director(setup: Setup, choices: Choices, opened: Opening | None, place: Place) -> Director:
     if place.resume:
         return Director.resume(journal_folder(place.out), setup.model, from_beginning=True)
-    return Director(
+    director = Director(
         setup.model,
         opened.story if opened else setup.story,
         seed=choices.seed,
@@ -215,6 +224,8 @@ def _director(setup: Setup, choices: Choices, opened: Opening | None, place: Pla
         start=opened.latents if opened else None,
         functions=WHOLE_FILM if setup.whole_film else RolloutFunctions(closed_pool_size),
     )
+    director.pool_watch.asked = setup.pool_asked  # setup.pool may have the size of the film.json
+    return director
 
 
 def _clear(place: Place) -> None:

@@ -27,8 +27,7 @@ from causalcine_jax.story_schema import SCHEMA as STORY_SCHEMA
 from causalcine_jax.utils.plain_data import read_plain
 
 if TYPE_CHECKING:  # they import jax
-    from causalcine_jax.film.model_folder import Model
-    from causalcine_jax.film.settings import FilmSettings
+    from causalcine_jax.film.director import Director
 
 START_ID = "start"  # of the shot that a picture or clip begins
 COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder in the second
@@ -112,14 +111,16 @@ def resolved_dict(resolved: ResolvedStory) -> dict[str, Any]:
     }
 
 
-def recorded_settings(settings: "FilmSettings", model: "Model") -> dict[str, Any]:
+def recorded_settings(director: "Director") -> dict[str, Any]:
     """The fields of film.json that say how the frames are made, so that they are made again."""
+    settings, model = director.settings, director.model
     return {
         "sampler": dataclasses.asdict(settings.sampler),
         "memory": dataclasses.asdict(settings.memory),
         "whole_film": settings.pool.frames is None,
         "chunk_frames": model.chunk_frames,
         "pool_frames": settings.pool.frames or model.chunk_frames,
+        "pool_asked": director.pool_watch.asked,
         "kv_dtype": settings.pool.kv_dtype,
         "pool_on": settings.pool.on,
         "dtype": model.dtype,
@@ -129,10 +130,11 @@ def recorded_settings(settings: "FilmSettings", model: "Model") -> dict[str, Any
 def timings(frames_per_chunk: list[int], seconds: list[dict[str, float]]) -> dict[str, Any]:
     """Seconds of every chunk by stage, and frames per second after compilation.
 
-    Frames per second are None for films of at most two chunks.
+    Frames per second are None where no chunk was denoised after those that compile: in films of at
+    most two chunks, and where --resume had only kept chunks to commit and decode.
     """
-    # The first chunk after a start, whose chunks are not denoised.
-    denoised = next((i for i, lap in enumerate(seconds) if "denoise" in lap), 0)
+    # Chunks of a start, and those kept for --resume, are not denoised.
+    denoised = next((i for i, lap in enumerate(seconds) if "denoise" in lap), len(seconds))
     settled = range(max(COMPILING, denoised + 1), len(seconds))
 
     def fps(*stages: str) -> float | None:

@@ -1,6 +1,7 @@
 """A film that was not finished, so that `causalcine film --resume OUT` goes on with it.
 
-    OUT/unfinished/asked.json     what was asked for: story, earlier record, model, choices
+    OUT/unfinished/asked.json     what was asked for: story, earlier record, model, choices;
+                                  and what the files held that are read only at the beginning
     OUT/unfinished/journal.json   and the rest of the film's journal (journal.py)
 
 The folder is removed when the film is finished.
@@ -14,8 +15,9 @@ from typing import Any
 
 from causalcine_jax.convert.lora import loras
 from causalcine_jax.errors import DataError, UsageError, disk_faults, raise_faults
+from causalcine_jax.film.director import Director
 from causalcine_jax.film.journal_files import erase
-from causalcine_jax.film.record_schema import FilmRecord, field_faults
+from causalcine_jax.film.record_schema import FilmRecord, field_faults, type_faults
 from causalcine_jax.film_folder.choices import Choices
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.story import Story
@@ -26,16 +28,52 @@ from causalcine_jax.utils.plain_data import read_plain
 SCHEMA = "causalcine/unfinished@1"
 FOLDER, ASKED = "unfinished", "asked.json"
 _PATHS = ("embeddings", "start", "tiny_decoder")
-_TUPLES = ("step_list", "size", "lora")
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """What the files of a film held when it was begun; they may be replaced before it goes on.
+
+    start       the start's entry in film.json; None without a start
+    embeddings  digest of its prompts' embeddings; None where the text encoder embeds them
+    """
+
+    start: dict[str, Any] | None = None
+    embeddings: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class FilmRequest:
-    """What decides a film: the arguments of `generate`."""
+    """What decides a film: the arguments of `generate`.
+
+    begun  how an unfinished film was begun; None for a new one, or if an old asked.json lacks it
+    """
 
     recipe: Recipe
     model: Path | None
     choices: Choices
+    begun: Begun | None = None
+
+
+def begun_with(director: Director, start: dict[str, Any] | None) -> Begun:
+    """What the director's film is begun with.
+
+    start  its entry in film.json
+    """
+    known = director.model.embeddings
+    prompts = [*(shot.prompt for shot in director.resolved.shots), director.story.negative]
+    return Begun(start, None if known is None else known.digest(prompts))
+
+
+def check_embeddings(asked: FilmRequest, found: Begun) -> None:
+    """`UsageError` if an unfinished film's prompts now have other embeddings than before."""
+    before = asked.begun and asked.begun.embeddings
+    if before not in (None, found.embeddings):
+        raise UsageError(
+            f"{asked.choices.embeddings} was replaced: its embeddings of this film's prompts are "
+            "not those that the film was begun with. Put the earlier file back, or begin the film "
+            "anew with --overwrite"
+        )
 
 
 def journal_folder(out: Path) -> Path:
@@ -71,6 +109,7 @@ def save_request(out: Path, asked: FilmRequest) -> None:
         "record": record,
         "model": asked.model and str(Path(asked.model).absolute()),
         "choices": plain_choices(asked.choices),
+        "begun": asked.begun and vars(asked.begun),
     }
     write_text(journal_folder(out) / ASKED, json.dumps(fields, indent=2))
 
@@ -106,9 +145,6 @@ def read_request(out: Path) -> FilmRequest:
     if not isinstance(choices, dict) or not isinstance(model, str | None):
         raise UsageError(f"{what}: choices must be a mapping, and model text or nothing")
     choices |= {name: Path(choices[name]) for name in _PATHS if isinstance(choices.get(name), str)}
-    choices |= {
-        name: tuple(choices[name]) for name in _TUPLES if isinstance(choices.get(name), list)
-    }
     raise_faults(what, field_faults(Choices, choices, "choices"))
     recorded = fields.get("record")
     return FilmRequest(
@@ -118,7 +154,18 @@ def read_request(out: Path) -> FilmRequest:
         ),
         Path(model) if model else None,
         Choices(**choices),
+        _read_begun(fields.get("begun"), what),
     )
+
+
+def _read_begun(fields: Any, what: str) -> Begun | None:
+    if fields is None:
+        return None
+    if not isinstance(fields, dict) or not isinstance(fields.get("embeddings"), str | None):
+        raise UsageError(f"{what}: begun must be a mapping, and its embeddings text or nothing")
+    start = fields.get("start")
+    raise_faults(what, type_faults(_set({"start": start})))
+    return Begun(start, fields.get("embeddings"))
 
 
 def remove_unfinished(out: Path) -> None:

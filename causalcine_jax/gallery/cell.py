@@ -56,7 +56,7 @@ def film_cell(director: "Director", chunks: Sequence[Chunk]) -> FilmCell:
                 film.append(chunk.frames)
         record = {
             "story": director.story.to_dict(),
-            **recorded_settings(director.settings, director.model),
+            **recorded_settings(director),
             "retrieved": [chunk.retrieved.tolist() for chunk in chunks],
         }
         write_text(folder / RECORD, json.dumps(record))

@@ -189,7 +189,9 @@ def check_same(settings: Mapping[str, Any]) -> None:
     """
     if not several():
         return
-    first, *others = (_flat(json.loads(text)) for text in all_gather_text(json.dumps(settings)))
+    first, *others = (
+        flat_settings(json.loads(text)) for text in all_gather_text(json.dumps(settings))
+    )
     lacks = "(nothing)"
     faults = [
         f"{name} is {first.get(name, lacks)!r} in process 0 "
@@ -222,13 +224,16 @@ def check_same_films(films_of_all: np.ndarray | jax.Array, sharing: int) -> None
             )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their names joined by dots."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             value = dict(zip(map(str, range(len(value))), value))
         found |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+            flat_settings(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
         )
     return found
 

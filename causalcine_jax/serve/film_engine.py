@@ -85,7 +85,7 @@ class FilmEngine:
 
     def record(self, director: Director) -> dict[str, Any]:
         return {
-            **provenance.recorded_settings(director.settings, self.model),
+            **provenance.recorded_settings(director),
             "model": self.info.name,
             **self._files,
             "software": software(),

@@ -10,8 +10,10 @@ from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.families import family
 from causalcine_jax.film.record_schema import FilmRecord
+from causalcine_jax.film_folder.agreement import agreed
 from causalcine_jax.film_folder.choices import Choices, decide
 from causalcine_jax.film_folder.record import Recipe, prompt_recipe
+from causalcine_jax.film_folder.unfinished import FilmRequest
 from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Shot, Story
 
@@ -90,6 +92,51 @@ def test_a_pools_size_in_bytes_replaces_the_recorded_frames(model):
     assert (
         decide(Recipe(STORY, FilmRecord(pool_frames=24)), model, Choices()).pool.kv_dtype == "same"
     )  # of a film.json without the field
+
+
+SINK = MemoryConfig("sink", window_chunks=3, memory_frames=5)
+
+
+def pool_of(model, record, **choices):
+    return decide(Recipe(STORY, record), model, Choices(**choices)).pool.frames
+
+
+@pytest.mark.parametrize(
+    ("changed", "keeps"),
+    [
+        ({}, True),
+        ({"steps": 1, "positions": "absolute"}, True),
+        ({"policy": "none"}, False),
+        ({"policy": "camr"}, False),
+        ({"window_chunks": 2}, False),
+        ({"rollout_of": "memflow"}, False),
+        ({"frames": 161}, False),
+        ({"start": "a.png"}, True),  # the same start, which has moved
+        ({"start": "a.png", "start_caption": "A fox."}, False),
+    ],
+)
+def test_a_recorded_pool_that_nobody_chose_goes_with_what_decided_it(model, changed, keeps):
+    record = FilmRecord(memory=SINK, pool_frames=18)  # as older film.json have it
+    assert pool_of(model, record, **changed) == (18 if keeps else None)
+    assert pool_of(model, replace(record, pool_asked=True), **changed) == 18
+    assert not decide(Recipe(STORY, record), model, Choices(**changed)).pool_asked
+
+
+def test_whether_a_pool_was_chosen_is_read_from_the_record_and_the_choices(model):
+    asked = lambda record, **choices: (
+        decide(Recipe(STORY, record), model, Choices(**choices)).pool_asked
+    )
+    record = FilmRecord(memory=SINK, pool_frames=18, pool_asked=True)
+    assert asked(record) and asked(FilmRecord(), pool_frames=9) and asked(FilmRecord(), pool_gb=1.0)
+    assert not asked(FilmRecord()) and not asked(record, chunk_frames=1)
+    with pytest.raises(UsageError, match="pool_asked must be true or false"):
+        FilmRecord.from_dict({"pool_asked": 1})
+
+
+def test_lists_of_choices_have_a_hash_as_tuples_have():
+    lists = Choices(lora=["a.safetensors"], step_list=[1000.0], size=[32, 16])
+    tuples = Choices(lora=("a.safetensors",), step_list=(1000.0,), size=(32, 16))
+    assert hash(lists) == hash(tuples) and lists == tuples
 
 
 def test_a_step_list_is_replaced_by_what_contradicts_it(model):
@@ -198,6 +245,14 @@ def test_choices_without_effect_in_a_whole_film_are_refused():
         "frames must be at least 1, not 0",
         "a whole film has no memory and no chunks: leave out policy, pool_frames",
     ]
+
+
+def test_choices_without_effect_in_the_whole_film_of_a_film_json_are_refused(tmp_path):
+    again = Recipe(STORY, FilmRecord(whole_film=True, chunk_frames=21))
+    asked = Choices(policy="camr", start=tmp_path / "a.png", start_caption="A fox.")
+    with pytest.raises(UsageError, match=r"a whole film has no memory .*: leave out policy, start"):
+        agreed(FilmRequest(again, tmp_path, asked))
+    assert agreed(FilmRequest(again, tmp_path, Choices(steps=1)))[1] == tmp_path
 
 
 def test_settings_that_the_model_was_not_trained_for_give_notes(model):

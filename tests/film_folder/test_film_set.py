@@ -1,9 +1,12 @@
 """All stories of a set filmed with several seeds by one command, which goes on where it stopped."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from small_story_set import small_set
 from stopped_films import stop_after
 from tiny_models import tiny_folder
@@ -11,8 +14,10 @@ from tiny_models import tiny_folder
 from causalcine_jax.commands import film as command
 from causalcine_jax.errors import DataError, StoppedEarly, UsageError
 from causalcine_jax.evaluation.films.stories import film_stories, find_films
+from causalcine_jax.film.embeddings import PromptEmbeddings
 from causalcine_jax.film_folder import film_set as sets
 from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.embed_only import save_story_embeddings
 from causalcine_jax.film_folder.film_set import FilmSet, film_set, recipes
 from causalcine_jax.film_folder.record import Recipe
 from causalcine_jax.story import Shot, Story, write_story
@@ -100,6 +105,65 @@ def test_other_settings_or_stories_are_refused_in_the_same_folder(straight, mode
     with pytest.raises(UsageError, match="stories_sha256 was"):
         film(straight, model, FilmSet({"waves": STORIES["waves"]}, (0,)))
     film(straight, model, FilmSet(STORIES, (1,)))
+
+
+def test_a_set_goes_on_only_with_the_weights_it_was_begun_with(straight, model, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "model"
+    shutil.copytree(straight, out)
+    shutil.copytree(model, other)
+    shutil.rmtree(out / "1" / "waves")
+    told = json.loads((out / "set.json").read_text())
+    (out / "set.json").write_text(json.dumps(told | {"model": str(other)}))
+    weights = next((other / "vae").glob("*.safetensors"))
+    content = weights.read_bytes()
+    tensors = load_file(weights)
+    next(iter(tensors.values())).flat[0] += 1
+    save_file(tensors, weights)
+    with pytest.raises(UsageError, match=r"made otherwise .*\.vae was \w{12}, is \w{12}$"):
+        film(out, other)
+    told.pop("networks")  # a set begun by an older version goes on
+    (out / "set.json").write_text(json.dumps(told | {"model": str(other)}))
+    weights.write_bytes(content)
+    film(out, other)
+    assert hashes(out) == hashes(straight)
+
+
+def test_adapters_may_come_as_a_list_and_are_known_by_their_content(model, tmp_path):
+    file, out, rng = tmp_path / "a.safetensors", tmp_path / "out", np.random.default_rng(3)
+
+    def adapter():
+        pair = {"A": (2, 24), "B": (32, 2)}
+        names = {f"blocks.1.ffn.0.lora_{side}.weight": shape for side, shape in pair.items()}
+        save_file(
+            {name: rng.standard_normal(shape).astype(np.float32) for name, shape in names.items()},
+            file,
+        )
+
+    adapter()
+    wanted = FilmSet({"waves": STORIES["waves"]}, (0,))
+    asked = dataclasses.replace(CHOICES, lora=[str(file)])
+    film(out, model, wanted, asked)
+    assert len(hashes(out)) == 1
+    film(out, model, wanted, asked)
+    adapter()
+    with pytest.raises(UsageError, match=r"lora 0 was \w{12}, is \w{12}$"):
+        film(out, model, wanted, asked)
+
+
+def test_prompts_may_be_added_to_the_embeddings_but_of_no_other_encoder(model, tmp_path):
+    file, folder, out = tmp_path / "prompts", tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model, folder)
+    asked, wanted = dataclasses.replace(CHOICES, embeddings=file), FilmSet(STORIES, (0,))
+    save_story_embeddings(STORIES["waves"], file, model=folder, progress=False)
+    with pytest.raises(DataError, match="1 of 2 films failed"):
+        film(out, folder, wanted, asked)
+    save_story_embeddings(STORIES["sleeps"], file, model=folder, progress=False)
+    film(out, folder, wanted, asked)
+    assert len(hashes(out)) == 2
+    shutil.rmtree(folder / "text_encoder")  # else the model refuses them
+    PromptEmbeddings("0" * 64, PromptEmbeddings.load(file).rows).save(file)
+    with pytest.raises(UsageError, match=r"embeddings' text encoder was \w{12}, is 000000000000$"):
+        film(out, folder, wanted, asked)
 
 
 def test_a_file_in_the_way_of_the_folder_is_told_first(model, tmp_path):

@@ -1,5 +1,6 @@
 """A film that was stopped goes on by `film --resume`: the same film, frame by frame."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -8,16 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from repository import ROOT
 from stopped_films import stop_after
 from tiny_models import tiny_folder
 
 from causalcine_jax.commands import film as command
 from causalcine_jax.errors import DataError, StoppedEarly, UsageError, raise_faults
+from causalcine_jax.film.embeddings import PromptEmbeddings
 from causalcine_jax.film.finite import NotFinite
 from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film_folder import generate as generation
 from causalcine_jax.film_folder.choices import Choices
+from causalcine_jax.film_folder.embed_only import save_story_embeddings
 from causalcine_jax.film_folder.generate import generate
 from causalcine_jax.film_folder.record import Recipe, read_recipe
 from causalcine_jax.film_folder.unfinished import (
@@ -96,6 +100,56 @@ def test_a_stopped_film_says_how_to_go_on_and_goes_on_as_if_never_stopped(
         read_request(out)
 
 
+def begun_and_stopped(out, folder, monkeypatch, recipe=Recipe(STORY), **choices):
+    choices = dataclasses.replace(CHOICES, **choices)
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2, DataError("full"))
+        with pytest.raises(DataError, match="full"):
+            generate(recipe, out, model=folder, choices=choices, progress=False)
+
+
+@pytest.mark.parametrize("of", ["choices", "film.json"])
+def test_a_film_goes_on_from_the_start_it_was_begun_with(folder, tmp_path, monkeypatch, of):
+    start = {"start": tmp_path / "fox.png", "start_caption": "A fox."}
+    recipe, straight = Recipe(STORY), tmp_path / "straight"
+    Image.new("RGB", (32, 16), "red").save(start["start"])
+    choices = dataclasses.replace(CHOICES, **start)
+    generate(recipe, straight, model=folder, choices=choices, progress=False)
+    if of == "film.json":
+        recipe, start = read_recipe(straight / "film.json"), {}
+    for out in (replaced := tmp_path / "replaced", gone := tmp_path / "gone"):
+        begun_and_stopped(out, folder, monkeypatch, recipe, **start)
+    Image.new("RGB", (32, 16), "blue").save(tmp_path / "fox.png")
+    resume(replaced)
+    (tmp_path / "fox.png").unlink()
+    resume(gone)
+    assert record(replaced) == record(gone) == record(straight)
+
+
+def test_a_film_goes_on_with_the_embeddings_it_was_begun_with(folder, tmp_path, monkeypatch):
+    file, other = tmp_path / "prompts", Recipe(Story((Shot("Mia jumps.", chunks=1),)))
+    save_story_embeddings(Recipe(STORY), file, model=folder, progress=False)
+    begun_and_stopped(tmp_path / "out", folder, monkeypatch, embeddings=file)
+    known = PromptEmbeddings.load(file)
+    rows = {prompt: row + 1 for prompt, row in known.rows.items()}
+    dataclasses.replace(known, rows=rows).save(file)
+    with pytest.raises(UsageError, match="prompts was replaced: its embeddings of this film"):
+        resume(tmp_path / "out")
+    known.save(file)
+    save_story_embeddings(other, file, model=folder, progress=False)  # a prompt is added
+    resume(tmp_path / "out")
+
+
+def test_an_asked_json_of_before_goes_on(folder, straight, tmp_path, monkeypatch):
+    begun_and_stopped(tmp_path, folder, monkeypatch)
+    file = tmp_path / "unfinished" / "asked.json"
+    told = json.loads(file.read_text())
+    del told["begun"]
+    file.write_text(json.dumps(told))
+    resume(tmp_path)
+    assert record(tmp_path) == record(straight)
+
+
 def test_a_film_that_would_fail_again_does_not_say_to_go_on_with_it(
     folder, tmp_path, monkeypatch, capsys
 ):
@@ -167,6 +221,10 @@ def test_what_was_asked_for_comes_back(folder, straight, tmp_path, monkeypatch):
         ({"choices": {"stepz": 3}}, "unknown key 'stepz'"),
         ({"choices": [1]}, "choices must be a mapping"),
         ({"model": 3}, "model text or nothing"),
+        ({"begun": 3}, "begun must be a mapping, and its embeddings text or nothing"),
+        ({"begun": {"embeddings": 3}}, "begun must be a mapping, and its embeddings text"),
+        ({"begun": {"start": 3}}, "start must be a mapping"),
+        ({"begun": {"start": {"file": "a"}}}, "start: caption must be text"),
         ({"story": None}, "must be a mapping"),
         ({"record": {"dtype": 3}}, "dtype must be one of"),
     ):

@@ -20,10 +20,11 @@ from causalcine_jax.film.prompts import check_prompts
 from causalcine_jax.film.record_schema import NEEDED, FilmRecord
 from causalcine_jax.film_folder import agreement
 from causalcine_jax.film_folder.generate import Choices, generate
-from causalcine_jax.film_folder.record import pretty, read_recipe
+from causalcine_jax.film_folder.record import Recipe, pretty, read_recipe, timings
+from causalcine_jax.film_folder.unfinished import FilmRequest
 from causalcine_jax.presets import preset
 from causalcine_jax.render.mp4 import read_film
-from causalcine_jax.story import read_story
+from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.storyworld import ACCESSORIES, COLOURS
 from causalcine_jax.storyworld.grammar import MAX_PROMPT_WORDS, words
 
@@ -197,6 +198,38 @@ def test_choices_override_the_record_and_are_recorded(made, folder, tmp_path):
     assert read_film(tmp_path / "film.mp4").shape == (57, 16, 32, 3)
 
 
+def test_the_pictures_are_enlarged_for_the_size_asked_for(made, folder, tmp_path):
+    recipe, choices = read_recipe(made[0] / "film.json"), Choices(size=(48, 32), steps=1)
+    film = generate(recipe, tmp_path, model=folder, choices=choices, progress=False)
+    assert (made[1]["scale"], film["scale"]) == (24, 12)
+
+
+def test_a_film_of_kept_chunks_alone_has_no_speed():
+    kept, made = {"commit": 0.1, "decode": 0.1}, {"denoise": 0.6, "commit": 0.1, "decode": 0.1}
+    replayed = timings([9, 12, 12, 12], [kept] * 4)
+    assert (replayed["fps"], replayed["fps_without_decode"]) == (None, None)
+    assert len(replayed["chunks"]) == 4
+    assert timings([9, 12, 12, 12], [kept, kept, made, made])["fps"] == 15
+
+
+def test_a_pool_is_derived_anew_where_its_film_gets_longer_and_else_kept(folder, tmp_path):
+    def film(name, recipe=None, **choices):
+        recipe = recipe or Recipe(Story((Shot("Mia waves.", chunks=1),)))
+        asked = Choices(steps=1, guidance=1.0, scale=1, **choices)
+        return generate(recipe, tmp_path / name, model=folder, choices=asked, progress=False)
+
+    of_pool = lambda film: (film["pool_frames"], film["pool_asked"])
+    assert of_pool(film("short")) == of_pool(
+        film("again", read_recipe(tmp_path / "short/film.json"))
+    )
+    asked = film("asked", pool_frames=12)
+    again = film("asked again", read_recipe(tmp_path / "asked/film.json"))
+    assert of_pool(asked) == of_pool(again) == (12, True)
+    again = read_recipe(tmp_path / "again/film.json")
+    assert (again.record.pool_frames, again.record.pool_asked) == (72, False)
+    assert of_pool(film("long", again, frames=301)) == (144, False)
+
+
 def test_a_film_json_that_lacks_something_says_what(made, tmp_path):
     out, _ = made
     data = json.loads((out / "film.json").read_text())
@@ -278,7 +311,7 @@ def test_processes_compare_what_their_models_and_starts_hold(made, folder, tmp_p
         Choices(start=tmp_path / "start.png", start_caption="Mia waves.", seq=1),
     )
     for model in (folder, tmp_path / "other"):
-        assert agreement.agreed(recipe, model, choices)[1] == model
+        assert agreement.agreed(FilmRequest(recipe, model, choices))[1] == model
     asked, held, _, others = json.loads(json.dumps(compared))
     assert (asked["seq"], asked["model"], asked["film.json"]["scale"]) == (
         "1",
