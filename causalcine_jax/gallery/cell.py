@@ -66,7 +66,7 @@ def film_cell(director: "Director", chunks: Sequence[Chunk]) -> FilmCell:
             for name in (FILM, POSTER, SHEET)
             if (path := folder / shown["folder"] / name).is_file()
         }
-    one = {**shown, "title": "", "record": False, "files": files}
+    one = {**shown, "title": "", "system": "", "record": False, "files": files}
     height = WIDTH * shown["height"] // shown["width"] + BELOW
     return FilmCell(_page({"title": "", "films": [one]}), height)
 

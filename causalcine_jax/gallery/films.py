@@ -1,6 +1,6 @@
 """Films on disk, as a gallery shows them: their shots, what was retrieved, how they were made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class ChunkRetrieval:
 class GalleryFilm:
     """A film that a gallery shows.
 
-    title     its path below the folder that was named
+    title     its path below the folder that was named, after that folder's name if several were
+    system    the name of that folder, which differs from those of the others
     path      the mp4
     record    its film.json; None where there is none
     story     None where nothing tells it
@@ -42,6 +43,7 @@ class GalleryFilm:
     """
 
     title: str
+    system: str
     path: Path
     record: Path | None
     story: Story | None
@@ -65,8 +67,22 @@ def films_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def read_film_card(path: Path, folder: Path) -> GalleryFilm:
+def folder_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """A name for each folder: the end of its path, as short as it can be and differ from others."""
+    parts = {folder: folder.resolve().parts for folder in folders}
+
+    def name(own: tuple[str, ...]) -> str:
+        ends = (own[-length:] for length in range(1, len(own) + 1))
+        alone = lambda end: sum(each[-len(end) :] == end for each in parts.values()) == 1
+        return Path(*next(filter(alone, ends), own)).as_posix()
+
+    return {folder: name(own) for folder, own in parts.items()}
+
+
+def read_film_card(path: Path, folder: Path, system: str | None = None) -> GalleryFilm:
     """A film below `folder`: film.mp4 beside film.json, or an mp4 beside a story of its name.
+
+    `system` is the folder's name, which opens the title; None leaves it out.
 
     Raises:
       DataError, UsageError: its record or story cannot be read.
@@ -88,7 +104,8 @@ def read_film_card(path: Path, folder: Path) -> GalleryFilm:
     if story and isinstance(start, dict) and isinstance(start.get("caption"), str):
         story = with_start(story, start)
     return GalleryFilm(
-        title=_title(path, folder),
+        title=_title(path, folder, system),
+        system=system or folder.resolve().name,
         path=path,
         record=record,
         story=story,
@@ -99,9 +116,11 @@ def read_film_card(path: Path, folder: Path) -> GalleryFilm:
     )
 
 
-def _title(path: Path, folder: Path) -> str:
+def _title(path: Path, folder: Path, system: str | None) -> str:
     below = path.relative_to(folder)
     below = below.parent if path.name == FILM else below.with_suffix("")
+    if system:
+        return (Path(system) / below).as_posix()
     return below.as_posix() if below.parts else folder.resolve().name
 
 
