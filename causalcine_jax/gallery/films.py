@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chunk import most_retrieved
-from causalcine_jax.film_folder.record import with_start
+from causalcine_jax.film_folder.record import (
+    FILM,
+    record_beside,
+    recorded_chunk_frames,
+    with_start,
+)
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.utils.plain_data import read_plain
 
-FILM, RECORD = "film.mp4", "film.json"
 STORIES = (".yaml", ".yml", ".json")
 RETRIEVED = 5  # frames of a chunk that are shown
 
@@ -87,8 +90,7 @@ def read_film_card(path: Path, folder: Path, system: str | None = None) -> Galle
     Raises:
       DataError, UsageError: its record or story cannot be read.
     """
-    beside = path.with_name(RECORD)
-    record = beside if path.name == FILM and beside.is_file() else None
+    record = record_beside(path)
     told = record or next(
         (path.with_suffix(suffix) for suffix in STORIES if path.with_suffix(suffix).is_file()), None
     )
@@ -97,9 +99,7 @@ def read_film_card(path: Path, folder: Path, system: str | None = None) -> Galle
         raise DataError(f"{told} is neither a film.json nor a story")
     data = found if record else {}
     story = Story.from_dict(data.get("story") if record else found, str(told)) if told else None
-    chunk_frames = data.get("chunk_frames")
-    if not isinstance(chunk_frames, int) or chunk_frames < 1:
-        chunk_frames = CHUNK_FRAMES
+    chunk_frames = recorded_chunk_frames(data)
     start = data.get("start")  # its picture is the film's first shot, and not in the story
     if story and isinstance(start, dict) and isinstance(start.get("caption"), str):
         story = with_start(story, start)

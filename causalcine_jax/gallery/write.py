@@ -12,14 +12,8 @@ from typing import Any
 from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import DataError, UsageError, listed
 from causalcine_jax.film.chunk import frame_of_latent
-from causalcine_jax.gallery.films import (
-    FILM,
-    RECORD,
-    GalleryFilm,
-    films_in,
-    folder_names,
-    read_film_card,
-)
+from causalcine_jax.film_folder.record import FILM, RECORD
+from causalcine_jax.gallery.films import GalleryFilm, films_in, folder_names, read_film_card
 from causalcine_jax.gallery.measures import Facts
 from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash, remove_partials, write_text

@@ -230,7 +230,9 @@ def test_a_models_longer_window_holds_no_return(judge):
     assert find_returns(WORLD, SEED, 10, window=1) == [
         dataclasses.replace(case, window=1) for case in find_returns(WORLD, SEED, 10)
     ]
-    with pytest.raises(UsageError, match="only 0 of 1 returns .* longer than 99 chunks: lower --r"):
+    with pytest.raises(
+        UsageError, match=r"only 0 of 1 returns .* longer than 99 chunks: lower --r"
+    ):
         find_returns(WORLD, SEED, 1, window=99)
     story, video = film(1)
     reading = judge.read(video)
@@ -258,7 +260,7 @@ def test_most_shown_bounds_the_share_of_older_chunks_that_show_the_character():
         shows = [case.back.character in case.story.shots[shot_of_chunk[i]].cast for i in older]
         assert case.shown == pytest.approx(np.mean(shows)) and 0 < case.shown <= 0.15
     assert max(case.shown for case in find_returns(world, SEED, 10)) > 0.15
-    with pytest.raises(UsageError, match="lower --returns, .*, or raise --most-shown"):
+    with pytest.raises(UsageError, match=r"lower --returns, .*, or raise --most-shown"):
         find_returns(WORLD, SEED, 2, most_shown=0.01)
 
 

@@ -150,7 +150,8 @@ def test_folders_without_films_and_galleries_that_exist_are_refused(films, tmp_p
 
 @pytest.mark.browser
 def test_the_page_plays_compares_and_votes_from_the_disk(films, tmp_path, browser):
-    gallery([films / "first", films / "second"], tmp_path / "out", "--title", "Ours & theirs")
+    systems = [films / name for name in ("first", "second", "theirs")]
+    gallery(systems, tmp_path / "out", "--title", "Ours & theirs")
     wrong = []
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.on("pageerror", lambda error: wrong.append(str(error)))
