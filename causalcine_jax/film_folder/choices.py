@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, choice_faults, least_faults
@@ -140,6 +141,8 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
     model = replace(model, chunk_frames=chunk_frames)
     if not (choices.start or recipe.record.start):  # which makes the film longer
         notes += _length_notes(story, memory, chunk_frames)
+    if not recipe.recorded:
+        notes += _grid_notes(story, chunk_frames)
     return Setup(model, story, sampler, memory, pool, False, notes)
 
 
@@ -156,6 +159,15 @@ def _length_notes(story: Story, memory: MemoryConfig, chunk_frames: int) -> tupl
     return (
         f"note: memory retrieves {memory.retrieved_frames} frames, more than the film's {frames} "
         "latent ones, so a chunk sees all before it",
+    )
+
+
+def _grid_notes(story: Story, chunk_frames: int) -> tuple[str, ...]:
+    if chunk_frames == CHUNK_FRAMES or not story.in_chunks:
+        return ()
+    return (
+        f"note: this story's shots are given in chunks, which have {chunk_frames} latent frames "
+        f"here and {CHUNK_FRAMES} for most models: give seconds for films of the same length",
     )
 
 
