@@ -36,7 +36,7 @@ from causalcine_jax.cli import run
 from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.errors import UsageError
-from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean, wilson
+from causalcine_jax.evaluation.intervals import bootstrap_mean, wilson
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.reading import Judge, of_character
@@ -48,6 +48,7 @@ from causalcine_jax.evaluation.storyworld.recall import (
     film_return,
 )
 from causalcine_jax.evaluation.storyworld.true_films import true_film
+from causalcine_jax.evaluation.tables import plain
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.film.pool import check_pool
@@ -217,7 +218,6 @@ def summary(records: list[dict]) -> dict:
     share = lambda row, name: wilson(sum(of(row, name)), len(records))
     mean = lambda values: bootstrap_mean(values)
     less = lambda row, other, name="mean": mean(np.subtract(of(row, name), of(other, name)))
-    plain = lambda interval: Interval(*interval)._asdict()
     rows = {
         row: {
             **{name: plain(share(row, name)) for name in ("colour", "accessory", "found", "held")},

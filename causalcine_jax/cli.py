@@ -5,6 +5,7 @@ A command exits with 0, or prints one line on stderr. Errors that users can fix 
 
 import argparse
 import collections
+import contextlib
 import errno
 import io
 import math
@@ -12,7 +13,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,7 @@ from causalcine_jax.errors import (
 )
 from causalcine_jax.utils.compiler import tune_compiler
 from causalcine_jax.utils.interrupts import terminable
+from causalcine_jax.utils.streams import flush_stdout, lasting_stderr
 
 # Exit codes. STOPPED is EX_TEMPFAIL: not finished, and what was made is kept. A stop that keeps
 # nothing is 128 + the signal's number, as in shells.
@@ -214,17 +216,21 @@ def run(main: Callable[[], object]) -> None:
     _print_any_text()
     if not any(name in os.environ for name in _GPU_MEMORY_NAMES):
         os.environ[_GPU_MEMORY_NAMES[0]] = str(GPU_MEMORY)
+    with lasting_stderr():
+        _ended(main)
+
+
+def _ended(main: Callable[[], object]) -> NoReturn:
+    """`run`, once jax and the streams are set up."""
     try:
-        with terminable():
+        with terminable(), _written():
             main()
     except UsageError as error:
         _exit(USAGE, f"error: {error}")
     except DataError as error:
         _exit(FAILED, f"error: {error}")
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`), so stdout must not be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit(FAILED, "")
+        _exit(FAILED, "")  # the reader of our output has gone (`| head`)
     except MemoryError as error:
         _exit(
             FAILED, f"error: {_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}: {_ASK_FOR_LESS}"
@@ -257,7 +263,20 @@ def _print_any_text() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Writes all output before the end, where a full disk or a closed pipe is still handled."""
+    try:
+        yield
+    except SystemExit:  # argparse's --help
+        flush_stdout()
+        raise
+    flush_stdout()
+
+
 def _exit(code: int, message: str) -> NoReturn:
+    with contextlib.suppress(OSError):
+        flush_stdout()
     if message:
         # Escape each line on its own: a list of faults has several.
         print("\n".join(map(printable, message.splitlines())), file=sys.stderr)

@@ -104,6 +104,11 @@ class Story:
             "shots": [set_fields(shot, SHOT_KEYS) for shot in self.shots],
         }
 
+    @property
+    def in_chunks(self) -> bool:
+        """Whether a shot's duration is given in chunks, so that cuts are asked for by the grid."""
+        return any(shot.chunks is not None for shot in self.shots)
+
     def prompt(self, shot: Shot) -> str:
         """The text encoder's input for a shot."""
         return prompt_of(self.global_caption, shot.caption)

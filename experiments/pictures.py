@@ -126,6 +126,7 @@ def write_curves(path: Path, metrics: dict[str, dict[str, list[Interval]]]) -> N
             )
         axes.set_xlabel(f"part of the film, of {len(parts)}")
         axes.set_title(metric)
-        axes.set_ylim(0, 1.2 * max(part.high for parts in rows.values() for part in parts))
+        of_all = [part for parts in rows.values() for part in parts]
+        axes.set_ylim(0, 1.2 * np.nanmax([part[:3] for part in of_all]))
     panels[0].legend(loc="best", frameon=False, fontsize="small")
     save_figure(figure, path)

@@ -6,6 +6,7 @@ measurements -> numbers by row and column -> table, claims in words, commands, p
     -> DOCS/experiments.md, DOCS/experiments/*.png
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,11 @@ def shown(interval: Interval | None) -> str:
     if interval is None:
         return NOT_MEASURED
     digits = 1 if abs(interval.value) >= 10 else 3
-    return (
-        f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-        if interval.count
-        else "-"
-    )
+    if not interval.count:
+        return "-"
+    if math.isnan(interval.low):  # one story has no interval
+        return f"{interval.value:.{digits}f}"
+    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def _claims(numbers: Numbers) -> list[str]:

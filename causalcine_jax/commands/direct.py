@@ -14,10 +14,10 @@ takes, and lines may also be commands: /cut, /retake 3, /branch 2, /pause, /save
 
 Leaves in --out:
     film.mp4     grows as film.unfinished.mp4 while chunks are made, and can be watched so
-    story.yaml   the story as it was told so far, which `causalcine film` makes again
+    story.yaml   the story as it was told so far, and the command that films it again is printed
 
 Ctrl-C and SIGTERM end the film early, with exit code 75. film.unfinished.mp4 and story.yaml stay,
-also after a crash. The command that films all of the story is printed.
+also after a crash.
 A folder that holds a film is refused, unless --overwrite is given.
 """
 
@@ -27,7 +27,7 @@ import io
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ from causalcine_jax.utils.output import one_writer, remove_files
 
 if TYPE_CHECKING:  # else jax would be imported before the flags are understood
     from causalcine_jax.film.chunk import Chunk
+    from causalcine_jax.film.director import Director
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -133,7 +134,8 @@ def main(arguments: list[str] | None = None) -> None:
             say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends it")
         told = flags.out / "story.yaml"
         keep = lambda story: write_story(story, told)
-        with _way_on(flags, told):
+        command = lambda: film_command(flags, told, _outgrown(director))
+        with _way_on(told, command):
             scale = viewing_scale(video.size[0])
             with film_writer(director, flags.out / "film.mp4", scale) as film:
                 for chunk in directed(director, sys.stdin, flags.chunks, say, keep):
@@ -141,11 +143,11 @@ def main(arguments: list[str] | None = None) -> None:
                     say(_line(chunk, director.resolved.chunks))
                 if director.next_chunk == 0:
                     raise UsageError("no film: write one caption per line of the input")
-        say(f"{film.path}: {film.frames} frames; {told} makes it again")
+        say(f"{film.path}: {film.frames} frames; made again by: {command()}")
 
 
 @contextlib.contextmanager
-def _way_on(flags: argparse.Namespace, told: Path) -> Iterator[None]:
+def _way_on(told: Path, command: Callable[[], str]) -> Iterator[None]:
     """Where the work inside ends early, says the command that films what was told."""
     from causalcine_jax.film_folder.filming import say
 
@@ -154,15 +156,29 @@ def _way_on(flags: argparse.Namespace, told: Path) -> Iterator[None]:
             yield
     except BaseException:
         if told.is_file():
-            say(f"film what was told: {film_command(flags, told)}")
+            say(f"film what was told: {command()}")
         raise
 
 
-def film_command(flags: argparse.Namespace, told: Path) -> str:
-    """The command that films the story `told` with the model and the pool of `flags`."""
+def _outgrown(director: "Director") -> int | None:
+    """The size of the pool where the story is longer, and memory could retrieve what it evicts.
+
+    `film` would take a pool of the story's length, from which other frames are retrieved.
+    """
+    kept = director.settings.pool.frames
+    told = director.resolved.chunks * director.model.chunk_frames
+    return kept if kept and director.memory.reaches_all and told > kept else None
+
+
+def film_command(flags: argparse.Namespace, told: Path, pool_frames: int | None) -> str:
+    """The command that films the story `told` with the model of `flags`.
+
+    pool_frames  the pool's size where `film` would choose another; else that of the flags
+    """
     words = ["causalcine", "film", "--story", str(told), "--out", "NEW"]
+    values = vars(flags) | {"pool_frames": flags.pool_frames or pool_frames}
     for name in ("model", "pool_frames", *NETWORK_CHOICES):
-        value = getattr(flags, name)
+        value = values[name]
         for each in value if isinstance(value, list) else [value]:
             words += [] if each is None else [f"--{name.replace('_', '-')}", str(each)]
     return shlex.join(words)

@@ -74,7 +74,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--policies",
         help=f"of {', '.join(POLICIES)}, switched at inference (default: the model's own, sink and "
-        "none)",
+        "none; none alone for a model with 0 memory frames)",
     )
     sampler_flags(parser.add_argument_group("from noise to chunk (default: the model's)"))
     parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: the model's)")

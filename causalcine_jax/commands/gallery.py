@@ -6,7 +6,8 @@
 Takes all films below the folders: film.mp4 beside its film.json, and any other mp4, beside a story
 of its name (.yaml, .json) where there is one. The page plays one film at a time, with its shots and
 the frames that memory retrieved. It also plays two in step, and asks for blind votes on films of
-the same story. Films are copied into the folder, so it can be moved or published alone.
+the same story; their file names the folder of each film. Films are copied into the folder, so it
+can be moved or published alone.
 """
 
 import argparse

@@ -4,6 +4,8 @@ Both treat scores as independent draws, so the evaluation takes at most one retu
 If a film answers several questions, `bootstrap_grouped` redraws whole films.
 `bootstrap_paired` compares two models on the same films, film by film.
 `bootstrap_others` averages over pairs of different films.
+
+One film has no spread: redrawn, it is always itself. So the bootstrap leaves its bounds NaN.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +19,10 @@ CONFIDENCE, RESAMPLES = 0.95, 4000
 
 
 class Interval(NamedTuple):
-    """A point estimate of `count` scores and its two-sided confidence bounds."""
+    """A point estimate of `count` scores and its two-sided confidence bounds.
+
+    The bounds are NaN where the scores are too few to have an interval.
+    """
 
     value: float
     low: float
@@ -55,7 +60,7 @@ def bootstrap_mean(scores, *, fractions: bool = False) -> Interval:
         return Interval(float("nan"), 0.0, 1.0, 0)
     if fractions:
         return bootstrap_grouped(Grouped(scores, np.ones_like(scores)))
-    low, high = _bounds(scores[_draws(scores.size)].mean(axis=1))
+    low, high = _bounds(scores[_draws(scores.size)].mean(axis=1), scores.size)
     return Interval(float(scores.mean()), low, high, int(scores.size))
 
 
@@ -93,7 +98,7 @@ def bootstrap_grouped(scores: Grouped) -> Interval:
     for hits, all_so in ((answered, scores.totals == scores.counts), (0, scores.totals == 0)):
         if all_so.all():
             return wilson(hits, answered)._replace(count=count)
-    low, high = _bounds(_redrawn(scores, _draws(len(scores.counts))))
+    low, high = _bounds(_redrawn(scores, _draws(len(scores.counts))), answered)
     return Interval(scores.mean, low, high, count)
 
 
@@ -110,7 +115,7 @@ def bootstrap_paired(first: Grouped, second: Grouped, statistic: Callable) -> In
     draws = _draws(len(first.counts))
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(first.mean, second.mean))
-        low, high = _bounds(statistic(_redrawn(first, draws), _redrawn(second, draws)))
+        low, high = _bounds(statistic(_redrawn(first, draws), _redrawn(second, draws)), both)
     return Interval(value, low, high, both)
 
 
@@ -133,7 +138,8 @@ def bootstrap_others(scores: Float[np.ndarray, "n n"], others: Bool[np.ndarray, 
 
     draws = _draws(things) + things * np.arange(RESAMPLES)[:, None]
     drawn = np.bincount(draws.ravel(), minlength=things * RESAMPLES).reshape(RESAMPLES, things)
-    low, high = _bounds(means(drawn.astype(float)))
+    # Two things have one pair: every redraw that has others is the same.
+    low, high = _bounds(means(drawn.astype(float)), with_others - 1)
     return Interval(float(means(np.ones((1, things)))[0]), low, high, with_others)
 
 
@@ -148,6 +154,9 @@ def _redrawn(
         return scores.totals[draws].sum(axis=1) / scores.counts[draws].sum(axis=1)
 
 
-def _bounds(means: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+def _bounds(means: Float[np.ndarray, " resamples"], redrawn: int) -> tuple[float, float]:
+    """The bounds of means over `redrawn` things; NaN if there are too few to differ."""
+    if redrawn < 2:
+        return float("nan"), float("nan")
     low, high = np.nanquantile(means, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     return float(low), float(high)

@@ -24,13 +24,13 @@ def markdown_table(head: tuple[str, ...], body: Sequence[tuple[str, ...]]) -> li
 
 
 def number_text(value: dict | float | None) -> str:
-    """Formats a number or an interval; "-" if no question was asked."""
+    """Formats a number or an interval, without bounds if it has none; "-" if nothing was asked."""
     if isinstance(value, dict):
-        return (
-            f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-            if value["count"]
-            else "-"
-        )
+        if not value["count"]:
+            return "-"
+        if value["low"] is None:
+            return number_text(value["value"])
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
     return "-" if value is None else f"{value:.3f}"
 
 

@@ -203,6 +203,16 @@ def frames_wanted(
     return max(film_chunks * chunk_frames, smallest)
 
 
+def same_pool(one: MemoryConfig, other: MemoryConfig, chunk_frames: int) -> bool:
+    """Whether films of the same length get the same pool where nobody asks for a size."""
+    needs = lambda memory: (
+        memory.reaches_all,
+        memory.route_clean,
+        memory.smallest_pool(chunk_frames),
+    )
+    return needs(one) == needs(other)
+
+
 def check_pool(
     frames: int, film_chunks: int | None, memory: MemoryConfig, chunk_frames: int
 ) -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import ROLLOUT_WEIGHTS, MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError, choice_faults, least_faults
 from causalcine_jax.film.chosen_model import is_causal
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.film.pool import same_pool
 from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film.whole_film import NO_MEMORY, latent_frames, nearest_length
 from causalcine_jax.film_folder.record import Recipe
@@ -143,6 +145,8 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
     model = replace(model, chunk_frames=chunk_frames)
     if not (choices.start or recipe.record.start):  # which makes the film longer
         notes += _length_notes(story, memory, chunk_frames)
+    if not recipe.recorded:
+        notes += _grid_notes(story, chunk_frames)
     return Setup(model, story, sampler, memory, pool, pool_asked, False, notes)
 
 
@@ -159,6 +163,15 @@ def _length_notes(story: Story, memory: MemoryConfig, chunk_frames: int) -> tupl
     return (
         f"note: memory retrieves {memory.retrieved_frames} frames, more than the film's {frames} "
         "latent ones, so a chunk sees all before it",
+    )
+
+
+def _grid_notes(story: Story, chunk_frames: int) -> tuple[str, ...]:
+    if chunk_frames == CHUNK_FRAMES or not story.in_chunks:
+        return ()
+    return (
+        f"note: this story's shots are given in chunks, which have {chunk_frames} latent frames "
+        f"here and {CHUNK_FRAMES} for most models: give seconds for films of the same length",
     )
 
 
@@ -214,19 +227,11 @@ def _pool(
     asked = frames is not None or choices.pool_gb is not None
     if not asked and choices.chunk_frames is None:
         same_length = choices.frames is None and choices.start_caption is None  # no other start
-        same_field = recorded.memory is not None and (
-            _field_of_pool(recorded.memory, chunk_frames) == _field_of_pool(memory, chunk_frames)
-        )
-        if recorded.pool_asked or (same_length and same_field):
+        before = recorded.memory or memory
+        if recorded.pool_asked or (same_length and same_pool(before, memory, chunk_frames)):
             frames, asked = recorded.pool_frames, recorded.pool_asked
-    dtype = choices.kv_dtype or recorded.kv_dtype
-    place = choices.pool_on or recorded.pool_on
+    dtype, place = choices.kv_dtype or recorded.kv_dtype, choices.pool_on or recorded.pool_on
     return PoolConfig(frames, choices.pool_gb, dtype, place), asked
-
-
-def _field_of_pool(memory: MemoryConfig, chunk_frames: int) -> tuple[bool, bool, int]:
-    """What of memory decides the size of a pool (film/pool.py)."""
-    return memory.reaches_all, memory.route_clean, memory.smallest_pool(chunk_frames)
 
 
 def _sampler(recorded: FilmRecord, default: SamplerConfig, choices: Choices) -> SamplerConfig:
@@ -270,10 +275,8 @@ def _story(story: Story, choices: Choices) -> Story:
                 f"frames is the length of a film of one shot, and this story has "
                 f"{len(story.shots)}: give each its own duration"
             )
-        story = replace(
-            story,
-            shots=(replace(story.shots[0], seconds=choices.frames / story.video.fps, chunks=None),),
-        )
+        seconds = choices.frames / story.video.fps
+        story = replace(story, shots=(replace(story.shots[0], seconds=seconds, chunks=None),))
     return story
 
 

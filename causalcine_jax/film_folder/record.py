@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.record_schema import NEEDED, SCHEMA, FilmRecord
 from causalcine_jax.story import ResolvedStory, Shot, Story
@@ -29,6 +30,7 @@ from causalcine_jax.utils.plain_data import read_plain
 if TYPE_CHECKING:  # they import jax
     from causalcine_jax.film.director import Director
 
+FILM, RECORD = "film.mp4", "film.json"
 START_ID = "start"  # of the shot that a picture or clip begins
 COMPILING = 2  # chunks that compile: all moves in the first, the longer decoder in the second
 
@@ -44,6 +46,18 @@ class Recipe:
     def record(self) -> FilmRecord:
         """What was recorded; an empty record where the file was no film.json."""
         return self.recorded or FilmRecord()
+
+
+def record_beside(film: Path) -> Path | None:
+    """The film.json of a film.mp4 that has one."""
+    record = film.with_name(RECORD)
+    return record if film.name == FILM and record.is_file() else None
+
+
+def recorded_chunk_frames(data: Mapping[str, Any]) -> int:
+    """Latent frames of the chunks of a film.json's film; CHUNK_FRAMES where it does not say."""
+    frames = data.get("chunk_frames")
+    return frames if isinstance(frames, int) and frames >= 1 else CHUNK_FRAMES
 
 
 def with_start(story: Story, start: Mapping[str, Any]) -> Story:

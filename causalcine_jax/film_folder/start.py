@@ -32,6 +32,7 @@ from causalcine_jax.models.vae.video import encode_pieces, to_model_range
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.render import clip, still
 from causalcine_jax.render.clip import Frame
+from causalcine_jax.render.colour import ToLastingRGB
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import file_hash
 
@@ -145,7 +146,7 @@ def read_frames(
     first, later = lengths
     with still.opened(file) as image:
         if image is None:
-            source = clip.frames(file, tell)
+            source = clip.frames(file, ToLastingRGB(), tell)
         elif still.moves(image):
             source = itertools.starmap(Frame, still.images(image, tell))
         else:

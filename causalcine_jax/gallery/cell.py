@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from causalcine_jax.film.chunk import Chunk
-from causalcine_jax.film_folder.record import recorded_settings
-from causalcine_jax.gallery.films import FILM, RECORD, read_film_card
+from causalcine_jax.film_folder.record import FILM, RECORD, recorded_settings
+from causalcine_jax.gallery.films import read_film_card
 from causalcine_jax.gallery.write import DATA, POSTER, SHEET, page_files, write_film
 from causalcine_jax.render.mp4 import FilmWriter, viewing_scale
 from causalcine_jax.utils.atomic_file import write_text
@@ -66,7 +66,7 @@ def film_cell(director: "Director", chunks: Sequence[Chunk]) -> FilmCell:
             for name in (FILM, POSTER, SHEET)
             if (path := folder / shown["folder"] / name).is_file()
         }
-    one = {**shown, "title": "", "record": False, "files": files}
+    one = {**shown, "title": "", "system": "", "record": False, "files": files}
     height = WIDTH * shown["height"] // shown["width"] + BELOW
     return FilmCell(_page({"title": "", "films": [one]}), height)
 

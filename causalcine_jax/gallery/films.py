@@ -1,20 +1,23 @@
 """Films on disk, as a gallery shows them: their shots, what was retrieved, how they were made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chunk import most_retrieved
-from causalcine_jax.film_folder.record import with_start
+from causalcine_jax.film_folder.record import (
+    FILM,
+    record_beside,
+    recorded_chunk_frames,
+    with_start,
+)
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.utils.plain_data import read_plain
 
-FILM, RECORD = "film.mp4", "film.json"
 STORIES = (".yaml", ".yml", ".json")
 RETRIEVED = 5  # frames of a chunk that are shown
 
@@ -32,7 +35,8 @@ class ChunkRetrieval:
 class GalleryFilm:
     """A film that a gallery shows.
 
-    title     its path below the folder that was named
+    title     its path below the folder that was named, after that folder's name if several were
+    system    the name of that folder, which differs from those of the others
     path      the mp4
     record    its film.json; None where there is none
     story     None where nothing tells it
@@ -42,6 +46,7 @@ class GalleryFilm:
     """
 
     title: str
+    system: str
     path: Path
     record: Path | None
     story: Story | None
@@ -65,14 +70,27 @@ def films_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def read_film_card(path: Path, folder: Path) -> GalleryFilm:
+def folder_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """A name for each folder: the end of its path, as short as it can be and differ from others."""
+    parts = {folder: folder.resolve().parts for folder in folders}
+
+    def name(own: tuple[str, ...]) -> str:
+        ends = (own[-length:] for length in range(1, len(own) + 1))
+        alone = lambda end: sum(each[-len(end) :] == end for each in parts.values()) == 1
+        return Path(*next(filter(alone, ends), own)).as_posix()
+
+    return {folder: name(own) for folder, own in parts.items()}
+
+
+def read_film_card(path: Path, folder: Path, system: str | None = None) -> GalleryFilm:
     """A film below `folder`: film.mp4 beside film.json, or an mp4 beside a story of its name.
+
+    `system` is the folder's name, which opens the title; None leaves it out.
 
     Raises:
       DataError, UsageError: its record or story cannot be read.
     """
-    beside = path.with_name(RECORD)
-    record = beside if path.name == FILM and beside.is_file() else None
+    record = record_beside(path)
     told = record or next(
         (path.with_suffix(suffix) for suffix in STORIES if path.with_suffix(suffix).is_file()), None
     )
@@ -81,14 +99,13 @@ def read_film_card(path: Path, folder: Path) -> GalleryFilm:
         raise DataError(f"{told} is neither a film.json nor a story")
     data = found if record else {}
     story = Story.from_dict(data.get("story") if record else found, str(told)) if told else None
-    chunk_frames = data.get("chunk_frames")
-    if not isinstance(chunk_frames, int) or chunk_frames < 1:
-        chunk_frames = CHUNK_FRAMES
+    chunk_frames = recorded_chunk_frames(data)
     start = data.get("start")  # its picture is the film's first shot, and not in the story
     if story and isinstance(start, dict) and isinstance(start.get("caption"), str):
         story = with_start(story, start)
     return GalleryFilm(
-        title=_title(path, folder),
+        title=_title(path, folder, system),
+        system=system or folder.resolve().name,
         path=path,
         record=record,
         story=story,
@@ -99,9 +116,11 @@ def read_film_card(path: Path, folder: Path) -> GalleryFilm:
     )
 
 
-def _title(path: Path, folder: Path) -> str:
+def _title(path: Path, folder: Path, system: str | None) -> str:
     below = path.relative_to(folder)
     below = below.parent if path.name == FILM else below.with_suffix("")
+    if system:
+        return (Path(system) / below).as_posix()
     return below.as_posix() if below.parts else folder.resolve().name
 
 

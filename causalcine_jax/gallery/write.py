@@ -12,7 +12,8 @@ from typing import Any
 from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import DataError, UsageError, listed
 from causalcine_jax.film.chunk import frame_of_latent
-from causalcine_jax.gallery.films import FILM, RECORD, GalleryFilm, films_in, read_film_card
+from causalcine_jax.film_folder.record import FILM, RECORD
+from causalcine_jax.gallery.films import GalleryFilm, films_in, folder_names, read_film_card
 from causalcine_jax.gallery.measures import Facts
 from causalcine_jax.gallery.pictures import COLUMNS, Stills, draw_stills
 from causalcine_jax.utils.atomic_file import atomic_file, file_hash, remove_partials, write_text
@@ -71,10 +72,11 @@ def write_gallery(
     """
     shown: list[dict[str, Any]] = []
     skipped: list[str] = []
+    names = folder_names(list(dict.fromkeys(folder for _, folder in films)))
     remove_partials(out / FILMS, below=True)
     for path, folder in films:
         try:
-            film = read_film_card(path, folder)
+            film = read_film_card(path, folder, names[folder] if len(names) > 1 else None)
             if measures and (told := measures.get(file_hash(path))):
                 film = replace(film, facts=(*film.facts, *told))
             if not shown:
@@ -133,6 +135,7 @@ def write_film(film: GalleryFilm, out: Path, number: int) -> dict[str, Any]:
                 shutil.copyfile(source, partial)
     return {
         "title": film.title,
+        "system": film.system,
         "folder": place,
         "record": film.record is not None,
         "global": film.story.global_caption if film.story else "",

@@ -23,16 +23,16 @@ def new_axes(panels: int):
 
 
 def draw_bars(
-    axes, rows: dict[str, list[tuple[float, float, float]]], groups: Sequence[str]
+    axes, rows: dict[str, list[tuple[float, float | None, float | None]]], groups: Sequence[str]
 ) -> None:
     """Draws fractions as bars: a group per name in `groups`, and in it a bar per row.
 
-    A row has (value, low, high) for every group.
+    A row has (value, low, high) for every group; low and high may be None or NaN.
     """
     width = 0.8 / len(rows)
     for i, (row, bounds) in enumerate(rows.items()):
         x = np.arange(len(groups)) + (i - (len(rows) - 1) / 2) * width
-        value, low, high = np.array(bounds).T
+        value, low, high = np.array(bounds, float).T
         axes.bar(
             x, value, width * 0.92, yerr=np.abs([low - value, high - value]), capsize=3, label=row
         )

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.render.colour import ToLastingRGB
+from causalcine_jax.render.colour import ToLastingRGB, ToRGB
 from causalcine_jax.render.still import MOST_PIXELS, TRANSPARENT
 from causalcine_jax.render.video_file import (
     check,
@@ -125,12 +125,14 @@ def seen(frame: Frame, height: int, width: int) -> tuple[float, float]:
     )
 
 
-def frames(file: Path, tell: Callable[[str], None] = lambda note: None) -> Iterator[Frame]:
-    """The frames of a video file, upright. Raises as `stored` does.
+def frames(
+    file: Path, to_rgb: ToRGB | ToLastingRGB, tell: Callable[[str], None] = lambda note: None
+) -> Iterator[Frame]:
+    """The frames of a video file by `to_rgb`, upright. Raises as `stored` does.
 
     Reports what a viewer would show otherwise, or not at all, through `tell`.
     """
-    to_rgb, end = ToLastingRGB(), Fraction(0)
+    end = Fraction(0)
     for frame in stored(file):
         yield upright(frame, to_rgb)
         end = frame.end

@@ -107,11 +107,13 @@ class Return:
     shot: int
 
 
-def returns(story: WorldStory) -> list[Return]:
-    """Returns every return: a character last seen before chunk r - window appears at r."""
-    return returns_of_plan(
-        [(s.start_chunk, s.chunks, s.cast) for s in story.shots], story.world.window_chunks
-    )
+def returns(story: WorldStory, window: int = 0) -> list[Return]:
+    """Returns every return: a character last seen before chunk r - window appears at r.
+
+    The window is the model's `window`, in chunks, and at least the world's.
+    """
+    plan = [(s.start_chunk, s.chunks, s.cast) for s in story.shots]
+    return returns_of_plan(plan, max(window, story.world.window_chunks))
 
 
 def returns_of_plan(plan: list[tuple[int, int, tuple[int, ...]]], window: int) -> list[Return]:

@@ -94,3 +94,5 @@ def test_sums_by_hand(pools):
     )
     assert result["paired"]["least_retrieved less oldest"]["value"] == pytest.approx(0.375)
     assert result["same verdict under int8"]["value"] == 1
+    one = json.loads(json.dumps(pools.summary(records[:1]), allow_nan=False))
+    assert one["paired"]["least_retrieved less oldest"]["low"] is None

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,3 +197,20 @@ def test_a_byte_that_is_not_utf8_ends_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stdin", lines)
     direct_command._forgive_bytes()
     assert list(sys.stdin) == ["one\n", "caf\ufffd\n", "three\n"]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "policy", "words"),
+    [(9, "camr", "--pool-frames 24"), (8, "camr", ""), (9, "sink", "")],
+)
+def test_a_pool_that_evicted_frames_is_part_of_the_command(chunks, policy, words):
+    """`film` would take a pool of the story's length and retrieve other frames."""
+    director = SimpleNamespace(
+        settings=SimpleNamespace(pool=PoolConfig(24)),
+        memory=MemoryConfig(policy),
+        resolved=SimpleNamespace(chunks=chunks),
+        model=SimpleNamespace(chunk_frames=3),
+    )
+    flags = direct_command.parse(["--out", "live"])
+    told = direct_command.film_command(flags, Path("s.yaml"), direct_command._outgrown(director))
+    assert told == f"causalcine film --story s.yaml --out NEW {words}".rstrip()

@@ -92,6 +92,18 @@ def test_the_command_prints_a_table_and_writes_it(tmp_path, capsys):
         evaluate.main(["--compare", str(tmp_path), str(tmp_path / "a")])
 
 
+def test_one_story_tells_no_systems_apart(tmp_path, capsys):
+    for name, score in (("a", 0.2), ("b", 0.9)):
+        (tmp_path / name).write_text(json.dumps(measures({"s": film("s", score)})))
+    out = tmp_path / "out"
+    words = ["--compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]
+    evaluate.main(words)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "SCA" in line)
+    assert "0.700" in row and "[" not in row and "*" not in row
+    report = json.loads((out / "comparison.json").read_text())
+    assert report["measures"]["sca"]["difference"]["high"] is None
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

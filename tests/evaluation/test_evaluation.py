@@ -22,7 +22,11 @@ from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.storyworld import free_films, pictures, recall
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.config import TRAINING_SEED, EvaluationConfig
-from causalcine_jax.evaluation.storyworld.evaluate import Evaluation, write_evaluation
+from causalcine_jax.evaluation.storyworld.evaluate import (
+    Evaluation,
+    policies_of,
+    write_evaluation,
+)
 from causalcine_jax.evaluation.storyworld.free_films import score_film
 from causalcine_jax.evaluation.storyworld.judge import CLASSES, OF_FRAME
 from causalcine_jax.evaluation.storyworld.judge_clips import melted
@@ -50,7 +54,7 @@ from causalcine_jax.models.text.tokenizer import word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE as VideoVAE
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
-from causalcine_jax.storyworld import VOCABULARY
+from causalcine_jax.storyworld import VOCABULARY, returns
 from causalcine_jax.storyworld.world import WORLDS
 
 
@@ -215,6 +219,38 @@ def test_returns_are_longer_than_the_window_and_one_per_film():
     assert cases == find_returns(WORLD, SEED, 60)[:40]
 
 
+def test_a_models_longer_window_holds_no_return(judge):
+    wide = WORLD.window_chunks + 3
+    cases = find_returns(WORLD, SEED, 10, window=wide)
+    assert min(case.absence for case in cases) > wide
+    for case in cases:
+        older = case.story.shot_of_chunk()[: case.back.chunk - wide]
+        shows = [case.back.character in case.story.shots[shot].cast for shot in older]
+        assert case.shown == pytest.approx(np.mean(shows))
+    assert find_returns(WORLD, SEED, 10, window=1) == [
+        dataclasses.replace(case, window=1) for case in find_returns(WORLD, SEED, 10)
+    ]
+    with pytest.raises(
+        UsageError, match=r"only 0 of 1 returns .* longer than 99 chunks: lower --r"
+    ):
+        find_returns(WORLD, SEED, 1, window=99)
+    story, video = film(1)
+    reading = judge.read(video)
+    asked = lambda window: sum(
+        len(shot.self_recall["colour"])
+        for shot in free_films.score_shots(story, reading, judge, window)
+    )
+    assert asked(0) == len(returns(story)) > asked(99) == 0
+
+
+def test_policies_that_would_retrieve_nothing_are_refused():
+    bare = MemoryConfig("none", window_chunks=6, memory_frames=0)
+    assert policies_of(bare, None) == policies_of(bare, ["none"]) == {"none": bare}
+    with pytest.raises(UsageError, match=r"camr, sink would retrieve nothing.*--policies none"):
+        policies_of(bare, ["camr", "sink", "none"])
+    assert list(policies_of(MemoryConfig("attended"), None)) == ["attended", "sink", "none"]
+
+
 def test_most_shown_bounds_the_share_of_older_chunks_that_show_the_character():
     world = WORLDS["base-long"]()
     rare = find_returns(world, SEED, 10, most_shown=0.15)
@@ -224,7 +260,7 @@ def test_most_shown_bounds_the_share_of_older_chunks_that_show_the_character():
         shows = [case.back.character in case.story.shots[shot_of_chunk[i]].cast for i in older]
         assert case.shown == pytest.approx(np.mean(shows)) and 0 < case.shown <= 0.15
     assert max(case.shown for case in find_returns(world, SEED, 10)) > 0.15
-    with pytest.raises(UsageError, match="lower --returns, or raise --most-shown"):
+    with pytest.raises(UsageError, match=r"lower --returns, .*, or raise --most-shown"):
         find_returns(WORLD, SEED, 2, most_shown=0.01)
 
 

@@ -1,15 +1,26 @@
 """Shot-cut accuracy by its properties and by hand; the cut detector; confidence intervals."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from evaluation_films import film
 
-from causalcine_jax.evaluation.intervals import bootstrap_mean, wilson
+from causalcine_jax.evaluation.intervals import (
+    Grouped,
+    Interval,
+    bootstrap_grouped,
+    bootstrap_mean,
+    bootstrap_others,
+    bootstrap_paired,
+    wilson,
+)
 from causalcine_jax.evaluation.metrics.cut_detector import CutDetector
 from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED, Detection, detection, sca
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts
+from causalcine_jax.evaluation.tables import number_text, plain
+from causalcine_jax.render.chart import draw_bars, new_axes, save_figure
 
 FRAMES = 117
 ASKED = [21, 45, 69, 93]
@@ -115,6 +126,34 @@ def test_bootstrap_is_deterministic_leaves_out_nan_and_narrows():
     assert interval.low < 0.5 < interval.high
     assert bootstrap_mean([1.0] * 20, fractions=True) == wilson(20, 20)
     assert bootstrap_mean([0.0] * 3, fractions=True) == wilson(0, 3)
+    assert wilson(1, 1) == bootstrap_mean([1.0], fractions=True)
     assert bootstrap_mean([1.0] * 20)[:3] == (1.0, 1.0, 1.0)  # such as a count per film
     wider = bootstrap_mean(scores[:12])
     assert wider.high - wider.low > interval.high - interval.low
+
+
+def one_score(statistic) -> Interval:
+    one, unanswered = Grouped.of([[1.0, 0.0], []]), Grouped.of([[0.0, 0.0], [1.0]])
+    return {
+        "mean": lambda: bootstrap_mean([0.5, np.nan]),
+        "fraction": lambda: bootstrap_mean([0.5], fractions=True),
+        "grouped": lambda: bootstrap_grouped(one),
+        "difference": lambda: bootstrap_paired(one, unanswered, np.subtract),
+        "others": lambda: bootstrap_others(np.full((2, 2), 0.5), ~np.eye(2, dtype=bool)),
+    }[statistic]()
+
+
+@pytest.mark.parametrize("statistic", ["mean", "fraction", "grouped", "difference", "others"])
+def test_one_story_has_a_value_and_no_interval(statistic):
+    found = one_score(statistic)
+    assert found.value == 0.5 and np.isnan(found.low) and np.isnan(found.high)
+    told = json.loads(json.dumps(plain(found), allow_nan=False))
+    assert (told["low"], told["high"]) == (None, None)
+    assert number_text(told) == "0.500"
+
+
+def test_a_bar_without_an_interval_is_drawn(tmp_path):
+    figure, (axes,) = new_axes(1)
+    draw_bars(axes, {"one": [(0.5, None, None), (0.5, 0.2, 0.8)]}, ["mean", "joint"])
+    save_figure(figure, tmp_path / "bars.png")
+    assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5]

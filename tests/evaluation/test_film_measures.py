@@ -13,12 +13,14 @@ from benchmarks.random_scorers import write_scorers
 from causalcine_jax.commands import evaluate
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.films import run
+from causalcine_jax.evaluation.films.measure import MeasureSettings, measure_film
 from causalcine_jax.evaluation.films.shot_features import unpacked
 from causalcine_jax.evaluation.films.stories import film_stories, find_films
 from causalcine_jax.evaluation.metrics.shot_cuts import sca
 from causalcine_jax.evaluation.storyworld.agreement import rank_agreement
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
-from causalcine_jax.render.mp4 import FilmWriter
+from causalcine_jax.render.mp4 import FilmWriter, read_film
+from causalcine_jax.scorers.scorers import Scorers
 from causalcine_jax.story_sets.story_set import read_set
 
 FPS = 16
@@ -262,6 +264,41 @@ def test_stories_come_in_several_shapes(tmp_path):
         (tmp_path / "bad.json").write_text(json.dumps(bad))
         with pytest.raises(UsageError, match=fault):
             film_stories(tmp_path / "bad.json")
+
+
+def test_a_story_in_chunks_is_asked_on_the_grid_that_the_film_was_made_on(tmp_path):
+    """A film of chunks of one latent frame: cuts at frames 5 and 13, not at 21 and 45."""
+    told = story("waves")
+    for shot in told["shots"]:
+        shot["chunks"] = 2
+        del shot["seconds"]
+    (tmp_path / "stories.jsonl").write_text(json.dumps(told))
+    (tmp_path / "waves").mkdir()
+    write_film(tmp_path / "waves/film.mp4", [(0, 5), (1, 8), (2, 8)])
+    record = tmp_path / "waves/film.json"
+    record.write_text(json.dumps({"schema": "causalcine/film@1", "chunk_frames": 1}))
+    own = measure(tmp_path, tmp_path / "out")["per_film"]["waves"]
+    assert own["cuts_asked"] == [5, 13] == own["cuts_found"] and own["cuts"]["sca"] == 1
+    record.unlink()
+    usual = measure(tmp_path, tmp_path / "out")["per_film"]["waves"]
+    assert usual["cuts_asked"][0] == 21
+    assert usual["story_sha256"] == own["story_sha256"], "systems of any grid are compared"
+    record.write_text("[]")
+    with pytest.raises(DataError, match=r"film\.json is no film\.json: film it again"):
+        measure(tmp_path, tmp_path / "out")
+
+
+def test_films_are_measured_on_the_pixels_that_players_show(films):
+    seen = []
+
+    def watch(frames) -> list[int]:
+        seen.extend(frames)
+        return []
+
+    asked = film_stories(films / "stories.jsonl")["same"]
+    scorers = Scorers({}, np.dtype("float32"))
+    measure_film(films / "same.mp4", asked, scorers, MeasureSettings(), watch)
+    assert np.array_equal(seen, read_film(films / "same.mp4"))
 
 
 def test_hidden_files_are_neither_films_nor_stories(tmp_path):

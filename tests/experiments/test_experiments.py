@@ -27,7 +27,7 @@ from causalcine_jax.story import Shot, Story
 from causalcine_jax.storyworld import WORLDS, Return, WorldConfig, WorldStory, sample_story
 from causalcine_jax.training import flags as training_flags
 from causalcine_jax.training.flags import parse
-from experiments import claims, long_films, measure, scores
+from experiments import claims, long_films, measure, pictures, report, scores
 from experiments.commands import RunCommand, Workshop, needed_runs
 from experiments.kinds import Amounts, KindResults, Subject
 from experiments.plan import Claim
@@ -262,6 +262,14 @@ def test_verdicts_on_claims(first, bounds, words):
         f"{held} by value; all 20 stories say the same"
     )
     assert few == f"{held} by value; 2 stories are too few for an interval"
+
+
+def test_one_story_is_shown_and_drawn_without_an_interval(tmp_path):
+    one = bootstrap_grouped(grouped([1.0], [2]))
+    assert report.shown(one) == "0.500"
+    pictures.write_curves(tmp_path / "curves.png", {"recall": {"ours": [one, one]}})
+    pictures.write_bars(tmp_path / "bars.png", "One", {"ours": {"recall": one}})
+    assert all(Image.open(tmp_path / f"{name}.png").size[0] for name in ("curves", "bars"))
 
 
 def test_scores_of_seeds_add_up_story_by_story():

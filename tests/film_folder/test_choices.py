@@ -262,6 +262,9 @@ def test_settings_that_the_model_was_not_trained_for_give_notes(model):
     assert notes() == notes(policy="none", memory_frames=0) == notes(chunk_frames=3) == ()
     assert "retrieves nothing, so --memory-frames 5 has" in notes(policy="none", memory_frames=5)[0]
     assert "makes chunks of 3 latent frames, and chunks of 2" in notes(chunk_frames=2)[0]
+    assert "in chunks, which have 2 latent frames here and 3" in notes(chunk_frames=2)[1]
+    in_seconds = Recipe(Story((Shot("Mia waves.", seconds=2.0),)))
+    assert len(decide(in_seconds, model, Choices(chunk_frames=2)).notes) == 1
     assert "chunk by chunk, and --whole-film" in notes(whole_film=True, frames=5)[0]
     plain = replace(model, sampler=SamplerConfig())
     assert decide(Recipe(STORY), plain, Choices(whole_film=True, frames=5)).notes == ()

@@ -150,7 +150,8 @@ def test_folders_without_films_and_galleries_that_exist_are_refused(films, tmp_p
 
 @pytest.mark.browser
 def test_the_page_plays_compares_and_votes_from_the_disk(films, tmp_path, browser):
-    gallery([films], tmp_path / "out", "--title", "Ours & theirs")
+    systems = [films / name for name in ("first", "second", "theirs")]
+    gallery(systems, tmp_path / "out", "--title", "Ours & theirs")
     wrong = []
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -182,13 +183,15 @@ def test_the_page_plays_compares_and_votes_from_the_disk(films, tmp_path, browse
     page.click("button.vote")
     assert "1 pair" in page.inner_text(".voting")
     page.click(".voting .go")
-    assert "first" not in page.inner_text(".voting") and "second" not in page.inner_text(".voting")
+    asked = page.inner_html(".voting")
+    assert "first" not in asked and "second" not in asked, "a screen reader would tell"
     page.keyboard.press("ArrowRight")
     with page.expect_download() as saved:
         page.click("text=Save votes.json")
     votes = json.loads(saved.value.path().read_text())
     (vote,) = votes["votes"]
     assert {vote["left"], vote["right"]} == {"first", "second"} and vote["choice"] == "right"
+    assert (vote["left_system"], vote["right_system"]) == (vote["left"], vote["right"])
     assert not wrong
     page.close()
 
@@ -243,6 +246,18 @@ def test_the_picture_that_a_film_goes_on_from_is_its_first_shot(tmp_path):
 def test_a_film_that_lies_below_two_folders_is_shown_once(films, tmp_path):
     found = gallery([films, films / "second", films], tmp_path / "out")
     assert len(found["films"]) == len(gallery([films], tmp_path / "alone")["films"])
+
+
+def test_films_of_several_folders_name_theirs(films, tmp_path):
+    systems = [tmp_path / name for name in ("a/theirs", "b/theirs", "ours")]
+    for system in systems:
+        shutil.copytree(films / "second", system / "ferry")
+    page = gallery(systems, tmp_path / "out")["films"]
+    names = ["a/theirs", "b/theirs", "ours"]
+    assert [film["system"] for film in page] == names
+    assert [film["title"] for film in page] == [f"{name}/ferry" for name in names]
+    one = gallery([systems[2]], tmp_path / "one")["films"]
+    assert [(film["title"], film["system"]) for film in one] == [("ferry", "ours")]
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,8 @@ def comparison_markdown(report: dict[str, Any], names: tuple[str, str]) -> str:
     body = []
     for name, row in report["measures"].items():
         difference = row["difference"]
-        apart = difference["low"] > 0 or difference["high"] < 0
+        low, high = difference["low"], difference["high"]
+        apart = low is not None and (low > 0 or high < 0)
         body.append(
             (
                 MEASURES[name][0],
@@ -148,7 +149,8 @@ def comparison_markdown(report: dict[str, Any], names: tuple[str, str]) -> str:
     lines = [
         *markdown_table(head, body),
         "",
-        "value [95 % interval over stories]; *: the interval of the difference leaves out 0",
+        "value [95 % interval over stories]; *: the interval of the difference leaves out 0; one "
+        "story has no interval",
     ]
     for name, failed in zip(names, report["failed"], strict=True):
         if failed:

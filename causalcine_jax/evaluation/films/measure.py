@@ -23,6 +23,7 @@ from causalcine_jax.evaluation.metrics.cut_detector import CutDetector, shrink
 from causalcine_jax.evaluation.metrics.dynamics import dynamics, luma_cells
 from causalcine_jax.evaluation.metrics.shot_cuts import TOLERANCES, detection, sca
 from causalcine_jax.render.clip import frames as clip_frames
+from causalcine_jax.render.colour import ToRGB
 from causalcine_jax.scorers.scorers import Scorers
 
 MOST_FRAMES = 100_000  # about an hour; a longer file is no film of a story
@@ -125,7 +126,7 @@ def _look(film: Path, find_cuts: CutFinder) -> FirstPass:
 def _frames(film: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], float]]:
     """A film's frames with the times at which they begin, in seconds."""
     size = None
-    for number, frame in enumerate(clip_frames(film)):
+    for number, frame in enumerate(clip_frames(film, ToRGB())):
         if number == MOST_FRAMES:
             raise DataError(f"{film} has more than {MOST_FRAMES:,} frames, which is no film here")
         image = np.asarray(frame.image)

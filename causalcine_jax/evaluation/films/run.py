@@ -17,12 +17,12 @@ from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
 from causalcine_jax.evaluation.films.measure import CutFinder, MeasureSettings, measure_film
-from causalcine_jax.evaluation.films.stories import FilmStory, story_of
+from causalcine_jax.evaluation.films.stories import FilmStory, asked_of, story_of
 from causalcine_jax.scorers.scorers import Scorers
 from causalcine_jax.utils.atomic_file import file_hash, write_text
 from causalcine_jax.utils.progress import progress_bar
 
-VERSION = 3  # of what a film's JSON holds; another one is measured again
+VERSION = 4  # of what a film's JSON holds; another one is measured again
 FILES = ("measures.json", "measures.md", "films/*.json", "films/*/*.json")
 
 
@@ -108,11 +108,12 @@ def _measure(
 ) -> None:
     file = out / "films" / f"{name}.json"
     digest = file_hash(film)
-    identity = measurer.identity(digest, story)
+    asked = asked_of(film, story)
+    identity = measurer.identity(digest, asked)
     values = _earlier(file, identity)
     if values is None:
         scorers, settings = measurer.scorers, measurer.settings
-        found = measure_film(film, story, scorers, settings, measurer.find_cuts)
+        found = measure_film(film, asked, scorers, settings, measurer.find_cuts)
         named = {"film": name, "story": story.name, "sha256": digest, "story_sha256": story.hash}
         values = {"identity": identity, **named, **found}
         write_text(file, json.dumps(values, indent=1))

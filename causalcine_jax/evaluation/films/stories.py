@@ -11,14 +11,17 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.errors import UsageError
+from causalcine_jax.clock import CHUNK_FRAMES
+from causalcine_jax.errors import DataError, UsageError
+from causalcine_jax.film_folder.record import record_beside, recorded_chunk_frames
 from causalcine_jax.story import Story
 from causalcine_jax.story_sets.labels import shots_of_subjects
 from causalcine_jax.story_sets.reading import ToldStory, read_stories
+from causalcine_jax.utils.plain_data import read_plain
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".m4v")
 GROUPS = ("category", "kind", "away", "described_again")  # labels that the report groups by
@@ -30,12 +33,15 @@ class FilmStory:
     """What was asked of a film.
 
     captions  one per shot, without the global caption, as in HoloCine's shot-level alignment
-    cuts      seconds at which the shots after the first shall begin
+    cuts      seconds at which the shots after the first shall begin: those of a story in chunks
+              are on the usual grid, and `asked_of` finds a film's own
+    story     as it was told
     cast      who is in each shot; all empty where the story names no characters
     labels    of a story set: what the report groups films by
     """
 
     name: str
+    story: Story
     captions: tuple[str, ...]
     cuts: tuple[float, ...]
     cast: tuple[tuple[str, ...], ...]
@@ -43,7 +49,8 @@ class FilmStory:
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()
+        asked = {name: value for name, value in vars(self).items() if name != "story"}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def film_stories(path: Path) -> dict[str, FilmStory]:
@@ -59,16 +66,35 @@ def film_story(told: ToldStory) -> FilmStory:
     """
     story = Story.from_dict(told.plain, told.where)
     shots, labels = told.shots, told.labels or {}
-    resolved = story.resolve()
     return FilmStory(
         told.name,
+        story,
         tuple(shot.caption for shot in story.shots),
-        tuple(cut / resolved.fps for cut in resolved.asked_cut_frames),
+        _asked_cuts(story),
         _labelled_cast(labels, len(shots))
         if labels
         else tuple(_cast(shot.get("characters"), shot["caption"]) for shot in shots),
         tuple((key, str(labels[key]).lower()) for key in GROUPS if key in labels),
     )
+
+
+def asked_of(film: Path, story: FilmStory) -> FilmStory:
+    """What the story asks of this film: chunks have the length that its film.json names, if any.
+
+    Raises:
+      DataError: the film.json is needed and cannot be read.
+    """
+    record = record_beside(film)
+    if record is None or not story.story.in_chunks:
+        return story
+    data = read_plain(record)
+    if not isinstance(data, dict):
+        raise DataError(f"{record} is no film.json: film it again, or remove the file")
+    return replace(story, cuts=_asked_cuts(story.story, recorded_chunk_frames(data)))
+
+
+def _asked_cuts(story: Story, chunk_frames: int = CHUNK_FRAMES) -> tuple[float, ...]:
+    return tuple(cut / story.video.fps for cut in story.resolve(chunk_frames).asked_cut_frames)
 
 
 def _cast(given: list[str] | None, caption: str) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ FILES = ("evaluation.json", "evaluation.md", "returns.png", "recall.png")
 class EvaluationConfig:
     """What is measured. None means the model's own choice.
 
-    policies  of memory; None: the model's own, sink and none
+    policies  of memory; None: the model's own, sink and none, or none alone if the model has no
+              memory frames
     films    free films per policy; 0 measures recall alone
     batch    films generated at once
     pool_on  where their history is kept

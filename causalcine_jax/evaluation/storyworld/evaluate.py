@@ -6,12 +6,14 @@ model -> PRIMARY recall (recall.py) -> SECONDARY free films (free_films.py)
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from causalcine_jax.config import PoolConfig
+from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.convert import weights_hash
+from causalcine_jax.errors import UsageError
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.config import FILES, EvaluationConfig
 from causalcine_jax.evaluation.storyworld.free_films import FreeResult, measure_free_films
@@ -25,6 +27,7 @@ from causalcine_jax.evaluation.storyworld.recall import (
 from causalcine_jax.evaluation.storyworld.report import build_report, markdown
 from causalcine_jax.evaluation.tables import write_report
 from causalcine_jax.film.model_folder import Model
+from causalcine_jax.memory_policies import POLICIES
 from causalcine_jax.storyworld.world import WORLDS
 from causalcine_jax.utils.output import remove_files
 
@@ -42,9 +45,10 @@ def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
     """Measures `model`.
 
     Raises:
-      UsageError: the world does not fit the model.
+      UsageError: the world does not fit the model, or a policy would retrieve no frames.
     """
     start = time.monotonic()
+    policies = policies_of(model.memory, config.policies)
     engine = BatchRollout(
         model,
         WORLDS[config.world](),
@@ -53,12 +57,11 @@ def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
         pool=PoolConfig(on=config.pool_on),
     )
     judge = Judge.load()
-    names = config.policies or dict.fromkeys((model.memory.policy, "sink", "none"))
-    policies = {name: dataclasses.replace(model.memory, policy=name) for name in names}
+    window = model.memory.window_chunks
     recall = measure_recall(
         engine,
         judge,
-        find_returns(engine.world, config.seed, config.returns, config.most_shown),
+        find_returns(engine.world, config.seed, config.returns, config.most_shown, window),
         policies,
         min(config.batch, config.returns),
     )
@@ -86,6 +89,22 @@ def evaluate(model: Model, config: EvaluationConfig) -> Evaluation:
         "seconds": round(time.monotonic() - start, 1),
     }
     return Evaluation(recall, free, build_report(settings, recall, free))
+
+
+def policies_of(memory: MemoryConfig, names: Sequence[str] | None) -> dict[str, MemoryConfig]:
+    """The model's memory under each policy; None: those of a default evaluation that differ.
+
+    Raises:
+      UsageError: a named policy would retrieve no frames, so its row would repeat that of `none`.
+    """
+    if names is None:
+        names = (memory.policy, "sink", "none") if memory.memory_frames else ("none",)
+    elif not memory.memory_frames and (scored := [n for n in names if POLICIES[n].score]):
+        raise UsageError(
+            f"{', '.join(scored)} would retrieve nothing, because this model has 0 memory frames: "
+            "measure it with --policies none"
+        )
+    return {name: dataclasses.replace(memory, policy=name) for name in names}
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:

@@ -79,25 +79,32 @@ class FilmScores:
     shots: list[ShotScores]
 
 
-def score_film(story: WorldStory, video: UInt8[np.ndarray, "t h w 3"], judge: Judge) -> FilmScores:
-    """Judges a film that was generated or rendered for `story`, in the story's shot ranges."""
+def score_film(
+    story: WorldStory, video: UInt8[np.ndarray, "t h w 3"], judge: Judge, window: int = 0
+) -> FilmScores:
+    """Judges a film that was generated or rendered for `story`, in the story's shot ranges.
+
+    Recall is asked after absences longer than `window` chunks, and than the world's window.
+    """
     asked, found = true_cuts(story), CutDetector()(video)
     near = {tolerance: detection(found, asked, tolerance, len(video)) for tolerance in TOLERANCES}
     reading = judge.read(video)
-    shots = score_shots(story, reading, judge)
+    shots = score_shots(story, reading, judge, window)
     for shot, ratios in zip(shots, sharpness(story, Edges.of(video, reading), judge), strict=True):
         shot.sharpness.extend(ratios)
     return FilmScores(sca(found, asked, len(video)), near, shots)
 
 
-def score_shots(story: WorldStory, reading: Reading, judge: Judge) -> list[ShotScores]:
-    """Scores each shot of a film, given the judge's reading of all of it."""
+def score_shots(
+    story: WorldStory, reading: Reading, judge: Judge, window: int = 0
+) -> list[ShotScores]:
+    """Scores each shot of a film, given the judge's reading of all of it. As `score_film`."""
     scores, seen = [], []
     for shot in story.shots:
         frames = reading.frames(shot.frames)
         seen.append({who: of_character(frames, sought(story, shot, who)) for who in shot.cast})
         scores.append(_prompt_scores(judge, story, shot, frames, seen[-1]))
-    _score_recall(scores, story, seen)
+    _score_recall(scores, story, seen, window)
     return scores
 
 
@@ -121,9 +128,12 @@ def _prompt_scores(
 
 
 def _score_recall(
-    scores: list[ShotScores], story: WorldStory, seen: list[dict[int, CharacterReading | None]]
+    scores: list[ShotScores],
+    story: WorldStory,
+    seen: list[dict[int, CharacterReading | None]],
+    window: int,
 ) -> None:
-    for back in returns(story):
+    for back in returns(story, window):
         first_shot = next(
             number for number, shot in enumerate(story.shots) if back.character in shot.cast
         )
@@ -186,12 +196,13 @@ def measure_free_films(
 ) -> FreeResult:
     """Generates and judges `count` films under every policy, `films` of them at once."""
     stories = stories_apart(engine.world, seed, count)
-    scores = {TRUE_FILMS: [score_film(story, true_film(story), judge) for story in stories]}
+    window = max(memory.window_chunks for memory in policies.values())
+    scores = {TRUE_FILMS: [score_film(story, true_film(story), judge, window) for story in stories]}
     with progress_bar(count * len(policies), "film", "free films", shown=progress) as bar:
         for name, memory in policies.items():
             scores[name] = []
             for story, video in filmed(engine, stories, memory, films):
-                scores[name].append(score_film(story, video, judge))
+                scores[name].append(score_film(story, video, judge, window))
                 bar.update()
     return FreeResult(stories, scores)
 

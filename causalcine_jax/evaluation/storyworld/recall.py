@@ -47,10 +47,11 @@ MAX_STORIES_PER_RETURN = 50
 
 @dataclass(frozen=True)
 class ReturnCase:
-    """One return to judge."""
+    """One return to judge, after an absence longer than the model's window, in chunks."""
 
     story: WorldStory
     back: Return
+    window: int = 0
 
     @property
     def character(self) -> Character:
@@ -78,7 +79,8 @@ class ReturnCase:
     def shown(self) -> float:
         """The share of the chunks older than the window that show the character."""
         story = self.story
-        older = story.shot_of_chunk()[: self.back.chunk - story.world.window_chunks]
+        window = max(self.window, story.world.window_chunks)
+        older = story.shot_of_chunk()[: self.back.chunk - window]
         return float(np.mean([self.back.character in story.shots[shot].cast for shot in older]))
 
     @property
@@ -149,13 +151,13 @@ def summarise(verdicts: list[Verdict]) -> dict[str, Interval]:
 
 
 def find_returns(
-    world: WorldConfig, seed: int, count: int, most_shown: float = 1.0
+    world: WorldConfig, seed: int, count: int, most_shown: float = 1.0, window: int = 0
 ) -> list[ReturnCase]:
     """Returns one return from each of the first `count` stories of `seed` that have one.
 
-    The return's shot must be long enough, and `most_shown` is the largest `ReturnCase.shown`. Of
-    several returns in a story, takes the character that appeared latest, the hardest for a memory
-    of first frames.
+    The absence is longer than both the world's window and the model's `window`. The return's shot
+    must be long enough, and `most_shown` is the largest `ReturnCase.shown`. Of several returns in a
+    story, takes the character that appeared latest, the hardest for a memory of first frames.
 
     Raises:
       UsageError: too few of the stories have one.
@@ -167,15 +169,17 @@ def find_returns(
         story = sample_story(seed, index, world)
         usable = [
             case
-            for back in returns(story)
+            for back in returns(story, window)
             if story.shots[back.shot].chunks >= CHUNKS_JUDGED
-            if (case := ReturnCase(story, back)).shown <= most_shown
+            if (case := ReturnCase(story, back, window)).shown <= most_shown
         ]
         if usable:
             latest = lambda case: (case.back.first_seen_frame, case.back.chunk)
             cases.append(max(usable, key=latest))
+    longer = f"longer than {max(window, world.window_chunks)} chunks"
     raise UsageError(
-        f"only {len(cases)} of {count} returns found in this world: lower --returns"
+        f"only {len(cases)} of {count} returns found in this world, after absences {longer}: lower "
+        "--returns, or take a --world of longer films"
         + (", or raise --most-shown" if most_shown < 1 else "")
     )
 
@@ -217,16 +221,8 @@ def _rows(
     """
     chunk, stories = batch[0].back.chunk, [case.story for case in batch]
     films = [true_film(story) for story in stories]
-    yield (
-        TRUTH,
-        np.stack(
-            [
-                film[case.frames.start : case.frames.stop]
-                for film, case in zip(films, batch, strict=True)
-            ]
-        ),
-        None,
-    )
+    judged = slice(batch[0].frames.start, batch[0].frames.stop)
+    yield TRUTH, np.stack([film[judged] for film in films]), None
 
     encoded = engine.encode(films, chunk + CHUNKS_JUDGED)
     latents = [

@@ -35,7 +35,7 @@ function close(player) {
 
 /** A film with its timeline, caption and retrieved frames. */
 class Player {
-  constructor(film, { alone = true } = {}) {
+  constructor(film, { alone = true, label = film.title } = {}) {
     this.film = film;
     this.alone = alone;
     this.at = 0;
@@ -47,7 +47,7 @@ class Player {
       poster: address(film, "poster.webp"),
       width: film.width,
       height: film.height,
-      "aria-label": film.title,
+      "aria-label": label,
     });
     this.video.muted = true;
     this.caption = make("p", { class: "caption" });

@@ -69,7 +69,8 @@ voteButton.addEventListener("click", () => {
 
 function ask(asked, number, question, votes) {
   if (number === asked.length) return finish(question, votes);
-  const pair = asked[number].map((film) => new Player(film, { alone: false }));
+  const pair = asked[number].map((film, side) =>
+    new Player(film, { alone: false, label: Object.values(ANSWERS)[side] }));
   const step = inStep(pair);
   const since = performance.now();
   const leaving = new AbortController();
@@ -80,8 +81,9 @@ function ask(asked, number, question, votes) {
   const answer = (choice) => {
     leave();
     const [left, right] = asked[number].map((film) => film.title);
+    const [left_system, right_system] = asked[number].map((film) => film.system);
     const seconds = Math.round((performance.now() - since) / 100) / 10;
-    ask(asked, number + 1, question, [...votes, { left, right, choice, seconds }]);
+    ask(asked, number + 1, question, [...votes, { left, right, left_system, right_system, choice, seconds }]);
   };
   voting.replaceChildren(
     make("h2", {}, QUESTIONS[question]),

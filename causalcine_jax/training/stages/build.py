@@ -174,6 +174,11 @@ def _with_new(transformer: Transformer, sizes: TransformerConfig, names, seed: i
 
 
 def _on_clips(config: TrainConfig) -> Stage:
+    if config.autoencoder.noise and not config.init:
+        raise UsageError(
+            "autoencoder.noise is in units of the latents' std, which is measured after training: "
+            "it needs init, a trained VAE"
+        )
     loaded: Nets = {"vae": load_vae(config.init)} if config.init else {}
     sized = replace(config, vae=loaded["vae"].cfg) if loaded else config
     clips = _clips(sized, config.data.seed)

@@ -19,6 +19,7 @@ from causalcine_jax.training.config import AutoencoderConfig, CheckpointConfig, 
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.stages import build
 from causalcine_jax.training.stages.autoencoder import autoencoder_loss, picture_critic_loss
+from causalcine_jax.training.stages.build import make_stage
 
 SIZES = VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
 PARTS = ("encoder", "conv1", "conv2", "decoder")
@@ -77,6 +78,14 @@ def test_parts_that_cannot_be_are_refused():
             stage="autoencoder",
             optim=OptimConfig(weight_decay=0.1, warmup=1),
             autoencoder=AutoencoderConfig(train="decoder"),
+        )
+    with pytest.raises(UsageError, match=r"autoencoder\.noise .* needs init"):
+        make_stage(
+            tiny_config(
+                stage="autoencoder",
+                optim=OptimConfig(weight_decay=0.0, warmup=1),
+                autoencoder=AutoencoderConfig(crop=(16, 24), noise=0.5),
+            )
         )
     with pytest.raises(UsageError, match="crop of multiples of 8, not"):
         tiny_config(
