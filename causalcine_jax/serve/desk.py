@@ -21,7 +21,7 @@ from causalcine_jax.serve.parts import MOST_SHOTS, NewShot
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.rate import ClientRates
-from causalcine_jax.serve.reopen import reopened
+from causalcine_jax.serve.reopen import go_to_take, reopened
 from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import SessionDone, SessionStarted
 from causalcine_jax.serve.session import Session
@@ -90,7 +90,7 @@ class Desk:
             resumed = True
         else:
             story, shots = self.read_story(start)
-            choices = {"pace": start.pace, "on_empty": start.on_empty}
+            choices = {"pace": "playback", "on_empty": "wait", **start.choices}
             project, token = Project.create(self.projects, story, choices)
             resumed = False
         if project.session_id in self._opening:
@@ -106,6 +106,7 @@ class Desk:
                 held.enter_context(_the_only_server(project))
                 if resumed:  # again: another server may have filmed on before it gave it up
                     project = Project.open(self.projects, token)
+                    project.choices.update(start.choices)
                 key = await self.admission.admitted(project.story, client.put, project.kept)
                 session = await self._admit(project, resumed, key, held)
         finally:
@@ -226,6 +227,7 @@ class Desk:
     async def _opened(self, project: Project, resumed: bool, history_bytes: int) -> Session:
         if resumed:
             director = await reopened(self.resources, project, project.take_id)
+            go_to_take(project, project.take_id, director)
             return Session(self.resources, project, director, history_bytes)
         take_id, story = project.new_take_id(), project.story
         engine, folder = self.resources.engine, project.folder_of(take_id)
@@ -243,6 +245,8 @@ class Desk:
         if (before := session.directing) is not None:
             before.put(SessionDone(reason="replaced", message="another client directs this film"))
             before.close()
+        session.project.choices.update(start.choices)
+        session.project.save()
         client.put(self.started(session, start.event_id, start.resume_token, resumed=True))
         session.join(client, directs=True)
         return session
