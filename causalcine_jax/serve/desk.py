@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.serve import shot_queue
@@ -204,13 +205,12 @@ class Desk:
             if start.story is None and start.record is None:
                 story, field = Story((), start.global_caption), "global_caption"
             else:
+                check_shots(told, field)
                 story = Story.from_dict(told, what=field)
             seed = start.seed if start.seed is not None else story.seed
             if start.seed is None and told is None:
                 seed = secrets.randbelow(MAX_SEED + 1)
             head = replace(story, shots=(), seed=seed)
-            if len(story.shots) > MOST_SHOTS:
-                raise UsageError(f"{field}: at most {MOST_SHOTS} shots, not {len(story.shots)}")
             resolved = story.resolve(engine.info.latent_frames).shots
             engine.check([(f"shot {shot.id}", shot.prompt) for shot in resolved], story)
             if (seconds := sum(shot.seconds for shot in resolved)) > self.resources.limits.film_s:
@@ -257,6 +257,13 @@ class Desk:
         held.close()
         self.resources.metrics.ended.labels(session.ended.reason).inc()
         self.admission.release(key)
+
+
+def check_shots(told: Any, what: str = "story") -> None:
+    """`UsageError` if a story in plain data has too many shots; before the work that each costs."""
+    shots = told.get("shots") if isinstance(told, dict) else None
+    if isinstance(shots, list) and len(shots) > MOST_SHOTS:
+        raise UsageError(f"{what}: at most {MOST_SHOTS} shots, not {len(shots)}")
 
 
 @contextlib.contextmanager
