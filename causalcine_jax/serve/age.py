@@ -15,10 +15,10 @@ class Age:
     def seen(self) -> None:
         self._seen = time.monotonic()
 
-    def over(self, limits: SessionLimits) -> tuple[EndReason, str] | None:
-        """Why the session ends, and in words; None while it goes on."""
+    def over(self, limits: SessionLimits, lasts: bool = False) -> tuple[EndReason, str] | None:
+        """Why the session ends, and in words; None while it goes on. lasts: at any age."""
         now = time.monotonic()
-        if now - self._begun > limits.lifetime_s:
+        if now - self._begun > limits.lifetime_s and not lasts:
             return "lifetime", f"open for {limits.lifetime_s:g} s"
         if now - self._seen > limits.idle_s:
             return "idle", f"no client for {limits.idle_s:g} s"

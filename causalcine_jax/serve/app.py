@@ -40,9 +40,12 @@ def desk_app(
     videos  folder of its jobs among the projects, which no other server may use
     """
 
+    jobs = Jobs(desk, videos)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         warming = asyncio.create_task(desk.warm_up())
+        jobs.go_on()
         yield
         warming.cancel()
         await desk.close()
@@ -91,7 +94,7 @@ def desk_app(
             Route("/v1/schema", schema),
             Route("/v1/model", model),
             *film_routes(desk),
-            *job_routes(desk, Jobs(desk, videos)),
+            *job_routes(desk, jobs),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         exception_handlers=handlers,

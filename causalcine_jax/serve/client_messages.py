@@ -34,13 +34,21 @@ class SessionStart(ClientRequest):
     record: dict[str, Any] | None = None
     """A film.json (schema causalcine/film@1), whose story is filmed again; the rest is not read."""
     resume_token: Secret | None = None
-    """From session.started: goes on with that session's film. Nothing else may be given."""
+    """From session.started: goes on with that session's film. Only pace and on_empty go with it."""
     seed: Seed | None = None
     """Of the film's noise; the story's, or a random one, if left out."""
-    pace: Literal["playback", "free"] = "playback"
-    """playback: make a chunk just before it is played. free: as fast as the device can."""
-    on_empty: Literal["wait", "hold"] = "wait"
-    """When no shot is queued: wait for one, or go on with the last shot."""
+    pace: Literal["playback", "free"] | None = None
+    """playback: make a chunk just before it is played. free: as fast as the device can.
+    Left out: playback, or what a resumed film has."""
+    on_empty: Literal["wait", "hold"] | None = None
+    """When no shot is queued: wait for one, or go on with the last shot.
+    Left out: wait, or what a resumed film has."""
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What is given of pace and on_empty."""
+        told = {"pace": self.pace, "on_empty": self.on_empty}
+        return {name: value for name, value in told.items() if value is not None}
 
     @model_validator(mode="after")
     def one_source(self):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.serve import shot_queue
@@ -21,7 +22,7 @@ from causalcine_jax.serve.parts import MOST_SHOTS, NewShot
 from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.rate import ClientRates
-from causalcine_jax.serve.reopen import reopened
+from causalcine_jax.serve.reopen import go_to_take, reopened
 from causalcine_jax.serve.resources import DeskResources
 from causalcine_jax.serve.server_messages import SessionDone, SessionStarted
 from causalcine_jax.serve.session import Session
@@ -90,7 +91,7 @@ class Desk:
             resumed = True
         else:
             story, shots = self.read_story(start)
-            choices = {"pace": start.pace, "on_empty": start.on_empty}
+            choices = {"pace": "playback", "on_empty": "wait", **start.choices}
             project, token = Project.create(self.projects, story, choices)
             resumed = False
         if project.session_id in self._opening:
@@ -106,6 +107,7 @@ class Desk:
                 held.enter_context(_the_only_server(project))
                 if resumed:  # again: another server may have filmed on before it gave it up
                     project = Project.open(self.projects, token)
+                    project.choices.update(start.choices)
                 key = await self.admission.admitted(project.story, client.put, project.kept)
                 session = await self._admit(project, resumed, key, held)
         finally:
@@ -203,13 +205,12 @@ class Desk:
             if start.story is None and start.record is None:
                 story, field = Story((), start.global_caption), "global_caption"
             else:
+                check_shots(told, field)
                 story = Story.from_dict(told, what=field)
             seed = start.seed if start.seed is not None else story.seed
             if start.seed is None and told is None:
                 seed = secrets.randbelow(MAX_SEED + 1)
             head = replace(story, shots=(), seed=seed)
-            if len(story.shots) > MOST_SHOTS:
-                raise UsageError(f"{field}: at most {MOST_SHOTS} shots, not {len(story.shots)}")
             resolved = story.resolve(engine.info.latent_frames).shots
             engine.check([(f"shot {shot.id}", shot.prompt) for shot in resolved], story)
             if (seconds := sum(shot.seconds for shot in resolved)) > self.resources.limits.film_s:
@@ -226,6 +227,7 @@ class Desk:
     async def _opened(self, project: Project, resumed: bool, history_bytes: int) -> Session:
         if resumed:
             director = await reopened(self.resources, project, project.take_id)
+            go_to_take(project, project.take_id, director)
             return Session(self.resources, project, director, history_bytes)
         take_id, story = project.new_take_id(), project.story
         engine, folder = self.resources.engine, project.folder_of(take_id)
@@ -243,6 +245,8 @@ class Desk:
         if (before := session.directing) is not None:
             before.put(SessionDone(reason="replaced", message="another client directs this film"))
             before.close()
+        session.project.choices.update(start.choices)
+        session.project.save()
         client.put(self.started(session, start.event_id, start.resume_token, resumed=True))
         session.join(client, directs=True)
         return session
@@ -253,6 +257,13 @@ class Desk:
         held.close()
         self.resources.metrics.ended.labels(session.ended.reason).inc()
         self.admission.release(key)
+
+
+def check_shots(told: Any, what: str = "story") -> None:
+    """`UsageError` if a story in plain data has too many shots; before the work that each costs."""
+    shots = told.get("shots") if isinstance(told, dict) else None
+    if isinstance(shots, list) and len(shots) > MOST_SHOTS:
+        raise UsageError(f"{what}: at most {MOST_SHOTS} shots, not {len(shots)}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from starlette.routing import Route
 
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film_folder.record import resolved_dict
-from causalcine_jax.serve.desk import Desk
+from causalcine_jax.serve.desk import Desk, check_shots
+from causalcine_jax.serve.engine import Engine
 from causalcine_jax.serve.jobs import Jobs, NewVideo
 from causalcine_jax.serve.protocol import Refused, refusal
 from causalcine_jax.story import Story
@@ -46,20 +47,9 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
 
     async def validate(request: Request) -> Response:
         await desk.requests.turn(request)
-        # Hostile YAML takes seconds, in which no film may wait.
-        told = await asyncio.to_thread(_story, await request.body())
-        faults = story_faults(told)
-        if faults:
-            return JSONResponse({"valid": False, "faults": faults})
-        story = Story.from_dict(told)
-        resolved = story.resolve(desk.resources.engine.info.latent_frames)
-        try:
-            prompts = [(f"shot '{shot.id}'", shot.prompt) for shot in resolved.shots]
-            desk.resources.engine.check(prompts, story)
-        except UsageError as error:
-            return JSONResponse({"valid": False, "faults": [str(error)]})
-        told = {"story": story.to_dict(), "resolved": resolved_dict(resolved)}
-        return JSONResponse({"valid": True, "faults": [], **told})
+        # A hostile story takes seconds, in which no film may wait.
+        body, engine = await request.body(), desk.resources.engine
+        return await asyncio.to_thread(lambda: JSONResponse(_validated(engine, body)))
 
     async def metrics(request: Request) -> Response:
         return Response(desk.measured(), media_type="text/plain; version=0.0.4")
@@ -73,6 +63,22 @@ def job_routes(desk: Desk, jobs: Jobs) -> list[Route]:
         Route("/v1/stories:validate", validate, methods=["POST"]),
         Route("/metrics", metrics),
     ]
+
+
+def _validated(engine: Engine, body: bytes) -> dict[str, Any]:
+    """Whether the text is a story that this model can film, its faults, and what becomes of it."""
+    told = _story(body)
+    try:
+        check_shots(told)
+        if faults := story_faults(told):
+            return {"valid": False, "faults": faults}
+        story = Story.from_dict(told)
+        resolved = story.resolve(engine.info.latent_frames)
+        engine.check([(f"shot '{shot.id}'", shot.prompt) for shot in resolved.shots], story)
+    except UsageError as error:
+        return {"valid": False, "faults": [str(error)]}
+    shown = {"story": story.to_dict(), "resolved": resolved_dict(resolved)}
+    return {"valid": True, "faults": [], **shown}
 
 
 def _story(body: bytes) -> dict[str, Any]:

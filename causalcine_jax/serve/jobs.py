@@ -3,7 +3,8 @@
     POST {"prompt" or "story", "seconds", "size", "seed"} -> queued -> in_progress -> completed
 
 A job is a session whose one client is the job itself. So it is admitted and takes turns as all
-others do, and its film is a project's first take.
+others do, and its film is a project's first take. A server that starts again goes on with the jobs
+that it had.
 """
 
 import asyncio
@@ -32,9 +33,11 @@ from causalcine_jax.serve.server_messages import (
     Error,
     MediaChunk,
     SessionDone,
+    SessionStarted,
+    SessionState,
     SessionStatus,
 )
-from causalcine_jax.serve.shot_queue import chunks_of
+from causalcine_jax.serve.session import Session
 from causalcine_jax.story_schema import LONGEST_SHOT, SCHEMA
 from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.plain_data import read_plain
@@ -87,9 +90,10 @@ class NewVideo(FromClient):
 
 @dataclass
 class Job:
-    """A film that is made, or was; its fields but `folder` are those of the API.
+    """A film that is made, or was; its fields but `folder` and `start` are those of the API.
 
     folder  of its project, within the desk's
+    start   while it is not finished, fields of session.start: the story, then the resume token
     """
 
     id: str
@@ -102,34 +106,68 @@ class Job:
     completed_at: int | None = None
     error: dict[str, str] | None = None
     folder: str | None = None
+    start: dict[str, Any] | None = None
 
     def as_video(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "folder"}
+        own = ("folder", "start")
+        return {name: value for name, value in asdict(self).items() if name not in own}
+
+    @property
+    def open(self) -> bool:
+        return self.status in ("queued", "in_progress")
+
+    def end(self, status: str) -> None:
+        self.status, self.start = status, None
+
+    def fail(self, code: str, message: str) -> None:
+        self.error = {"code": code, "message": message}
+        self.end("failed")
 
 
 class _Client(Outbox):
-    """A session's only client, which notes how far the film is."""
+    """A session's only client, which notes how far the film is.
+
+    token    opens the session again
+    stopped  the server stops: the film is not whole, and goes on when it starts again
+    """
+
+    lasts = True
 
     def __init__(self, job: Job):
         super().__init__()
-        self._job, self.chunks, self.done = job, 1, asyncio.Event()
+        self._job, self._chunks, self.done = job, 1, asyncio.Event()
+        self.token: str | None = None
+        self.stopped = False
 
     def put(self, message: FromServer, media: bytes | None = None) -> None:
-        if isinstance(message, MediaChunk):
-            self._job.progress = min(99, 100 * (message.chunk + 1) // self.chunks)
+        if isinstance(message, SessionStarted):
+            self.token = message.resume_token
+        elif isinstance(message, SessionState):
+            self._see(message)
+        elif isinstance(message, MediaChunk):
+            self._job.progress = min(99, 100 * (message.chunk + 1) // self._chunks)
         elif isinstance(message, SessionDone):
-            code = "failed" if message.reason == "failed" else "stopped"
-            self._job.error = {"code": code, "message": message.message}
+            self.stopped = message.reason == "server"
+            if not self.stopped:
+                code = "failed" if message.reason == "failed" else "stopped"
+                self._job.fail(code, message.message)
             self.done.set()
         elif isinstance(message, Error):  # a shot that cannot be filmed
-            self._job.error = {"code": message.code, "message": message.message}
+            self._job.fail(message.code, message.message)
             self.done.set()
         elif isinstance(message, SessionStatus) and message.status in OVER:
             self.done.set()
 
+    def _see(self, state: SessionState) -> None:
+        """Counts the film's chunks. A film that was whole before a restart has no other status."""
+        begun = sum(shot.asked_chunks for shot in state.shots)
+        self._chunks = begun + sum(shot.chunks for shot in (state.beginning, *state.queue) if shot)
+        if len(state.chunks) >= self._chunks:
+            self.done.set()
+
 
 class Jobs:
-    """The jobs of a desk; finished ones are found again after a restart."""
+    """The jobs of a desk, found again after a restart; `go_on` films those that were open."""
 
     def __init__(self, desk: Desk, folder: str):
         self._desk, self._folder = desk, desk.projects / folder
@@ -138,10 +176,15 @@ class Jobs:
         for file in sorted(self._folder.glob("video_*.json")):
             with contextlib.suppress(Exception):
                 job = Job(**read_plain(file))
-                if job.status in ("queued", "in_progress"):
-                    job.status = "failed"
-                    job.error = {"code": "stopped", "message": "the server was stopped"}
+                if job.open and job.start is None:  # of an earlier version
+                    job.fail("stopped", "the server was stopped")
                 self.all[job.id] = job
+
+    def go_on(self) -> None:
+        """Films the jobs that a stop or a crash left open."""
+        for job in self.all.values():
+            if job.open:
+                self._begin(job, again=True)
 
     def begin(self, asked: NewVideo) -> Job:
         """A new job. `Refused` if it cannot be made, or too many wait."""
@@ -152,17 +195,17 @@ class Jobs:
             field = "prompt" if asked.story is None else "story"
             told = f"at most {self._desk.resources.limits.waiting} films wait"
             raise Refused("full", told, field, retryable=True, retry_after_s=RETRY_S)
-        story = asked.as_story()
-        start = SessionStart(type="session.start", story=story, seed=asked.seed, pace="free")
-        _, shots = self._desk.read_story(start)  # faults are told at once
+        start = {"story": asked.as_story(), "seed": asked.seed}
+        _, shots = self._desk.read_story(_start(start))  # faults are told at once
         job = Job(f"video_{secrets.token_hex(16)}", name, int(time.time()), shots[0].caption)
+        job.start = start
         self._save(job)
         self.all[job.id] = job
-        client = _Client(job)
-        model = self._desk.resources.engine.info
-        client.chunks = sum(chunks_of(shot.seconds, shot.chunks, model) for shot in shots)
-        self._tasks[job.id] = asyncio.create_task(self._film(job, start, client))
+        self._begin(job)
         return job
+
+    def _begin(self, job: Job, again: bool = False) -> None:
+        self._tasks[job.id] = asyncio.create_task(self._film(job, again))
 
     def known(self, job_id: str) -> Job:
         if JOB_ID.fullmatch(job_id) is None or job_id not in self.all:
@@ -189,31 +232,31 @@ class Jobs:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         (self._folder / f"{job_id}.json").unlink(missing_ok=True)
 
-    async def _film(self, job: Job, start: SessionStart, client: _Client) -> None:
-        session = None
+    async def _film(self, job: Job, again: bool) -> None:
+        session, client = None, _Client(job)
         try:
-            session = await self._desk.open(start, client)
+            session = await self._opened(job, client, again)
             job.status, job.folder = "in_progress", session.project.session_id
+            job.start = {"resume_token": client.token}
             self._save(job)  # so that its film is found after a crash
             await client.done.wait()
-            if job.error is None:
+            if job.open and not client.stopped:
                 chunk_frames = session.model.latent_frames
                 take = session.project.take_id
                 files = take_files(session.project, take, session.head, chunk_frames)
                 await asyncio.to_thread(files.write, FILM.name, {})
-                job.status, job.progress = "completed", 100
-                job.completed_at = int(time.time())
+                job.progress, job.completed_at = 100, int(time.time())
+                job.end("completed")
                 self._save(job)  # before it can be seen: another server may start any time
         except Refused as refused:
-            job.error = {"code": refused.error.code, "message": refused.error.message}
+            if not self._desk.admission.closed:  # else it is filmed when the server starts again
+                job.fail(refused.error.code, refused.error.message)
         except (DataError, UsageError) as error:
-            job.error = {"code": "failed", "message": printable(str(error))}
+            job.fail("failed", printable(str(error)))
         except Exception as error:
-            job.error = {"code": "failed", "message": type(error).__name__}
+            job.fail("failed", type(error).__name__)
             raise
         finally:
-            if job.error is not None:
-                job.status = "failed"
             if session is not None:
                 session.leave(client)
                 if not session.stopping:  # else it keeps the reason that it has
@@ -222,5 +265,20 @@ class Jobs:
             if job.id in self.all:
                 self._save(job)
 
+    async def _opened(self, job: Job, client: _Client, again: bool) -> Session:
+        """Its session. One that is filmed again waits where the desk is full."""
+        while True:
+            try:
+                return await self._desk.open(_start(job.start or {}), client)
+            except Refused as refused:
+                full = refused.error.code == "full" and not self._desk.admission.closed
+                if not (again and full):
+                    raise
+            await asyncio.sleep(RETRY_S)
+
     def _save(self, job: Job) -> None:
         write_text(self._folder / f"{job.id}.json", json.dumps(asdict(job)))
+
+
+def _start(fields: dict[str, Any]) -> SessionStart:
+    return SessionStart(type="session.start", pace="free", **fields)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from causalcine_jax.errors import UsageError
-from causalcine_jax.film.story_edits import next_seed
 from causalcine_jax.serve import shot_queue
 from causalcine_jax.serve.client_messages import (
     Branch,
@@ -29,11 +28,11 @@ from causalcine_jax.serve.client_messages import (
 from causalcine_jax.serve.parts import NewShot, QueuedShot
 from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.protocol import Refused
-from causalcine_jax.serve.reopen import reopened
-from causalcine_jax.serve.room import check_fits, chunks_left
+from causalcine_jax.serve.reopen import go_to_take, reopened
+from causalcine_jax.serve.room import check_fits, chunks_left, filmed_shot
 from causalcine_jax.serve.server_messages import ShotReceived, TakeBegun
 from causalcine_jax.serve.session import Session
-from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.serve.timeline import made_shots, unused_seed
 from causalcine_jax.serve.turns import rewound
 from causalcine_jax.story import Shot, prompt_of
 
@@ -62,18 +61,19 @@ def cut_now(session: Session, message: ShotCutNow) -> None:
 
 
 def update(session: Session, message: ShotUpdate) -> None:
-    shots, chunks = session.project.queue, None
-    last = session.seen.resolved.shots[-1:]
+    project, chunks = session.project, None
+    filmed, made = filmed_shot(session)
     if message.seconds is not None or message.chunks is not None:
         chunks = shot_queue.chunks_of(message.seconds, message.chunks, session.model)
-        asked = {shot.shot_id: shot.chunks for shot in (*again_from(session, -1), *shots)}
-        if session.cut and last:  # the rest of the shot that is cut is not counted
-            asked[last[0].id] = session.seen.next_chunk - last[0].first_chunk
+        asked = {shot.shot_id: shot.chunks for shot in project.queue}
+        if filmed:  # of a shot that is cut the rest is not counted
+            asked[filmed] = made if session.cut else project.take.shots[filmed].chunks
         if chunks > (now := asked.get(message.shot_id, chunks)):
             field = "seconds" if message.chunks is None else "chunks"
             check_fits(chunks, chunks_left(session) + now, session, field)
-    if last and message.shot_id == last[0].id and chunks is not None and message.caption is None:
-        told = session.project.resize(message.shot_id, chunks, session.model)
+    shots = project.queue
+    if message.shot_id == filmed and chunks is not None and message.caption is None:
+        told = project.resize(message.shot_id, chunks, session.model)
         session.tell(told.model_copy(update={"event_id": message.event_id}))
     else:
         if message.caption is not None:
@@ -110,23 +110,23 @@ def report(session: Session, message: PlaybackReport) -> None:
 
 
 def retake(session: Session, message: Retake) -> None:
-    shot = _begun(session, message.shot_id)
+    _check_begun(session, message.shot_id)
     if message.caption is not None:
         check_caption(session, message.caption, "caption", message.shot_id)
-    seed = message.seed
-    if seed is None and message.caption is None:
-        seed = next_seed(session.project.story.seed if shot.seed is None else shot.seed)
-    again = {
-        "caption": message.caption or shot.caption,
-        "seed": shot.seed if seed is None else seed,
-    }
-    _new_take(
-        session, message, "retake", lambda shots: (shots[0].model_copy(update=again), *shots[1:])
-    )
+
+    def again(shots: tuple[QueuedShot, ...]) -> tuple[QueuedShot, ...]:
+        old = shots[0]
+        seed = old.seed if message.seed is None else message.seed
+        if message.seed is None and message.caption is None:
+            seed = unused_seed(session.project, old)
+        new = {"caption": message.caption or old.caption, "seed": seed}
+        return (old.model_copy(update=new), *shots[1:])
+
+    _new_take(session, message, "retake", again)
 
 
 def branch(session: Session, message: Branch) -> None:
-    _begun(session, message.shot_id)
+    _check_begun(session, message.shot_id)
     _new_take(session, message, "branch", lambda shots: ())
 
 
@@ -137,8 +137,9 @@ def open_take(session: Session, message: TakeOpen) -> None:
     async def turn() -> None:
         await session.close_director()  # makes room for the other's history
         director = await reopened(session.resources, project, message.take_id)
-        # Both at once: until then, orders are about the take that clients see.
-        project.take_id, session.director, session.cut = message.take_id, director, False
+        # All at once: until then, orders are about the take that clients see.
+        go_to_take(project, message.take_id, director)
+        session.director, session.cut = director, False
         session.look()
         session.requeue(project.queue)
         _say_begun(session, message.event_id, replay=True)
@@ -171,8 +172,9 @@ def check_caption(
     """
     project = session.project
     begun = (project.take.shots[shot.id] for shot in session.seen.resolved.shots)
-    others = [shot for shot in (*begun, *project.queue) if shot.shot_id != instead_of]
-    shots = [Shot(shot.caption, chunks=shot.chunks, id=shot.shot_id) for shot in others]
+    every = (*begun, project.beginning, *project.queue)
+    others = {shot.shot_id: shot for shot in every if shot and shot.shot_id != instead_of}
+    shots = [Shot(shot.caption, chunks=shot.chunks, id=id) for id, shot in others.items()]
     this = Shot(caption, chunks=1, id=instead_of or "new")
     story = replace(project.story, shots=(*shots, this))
     try:
@@ -206,13 +208,12 @@ def _receive(
     session.requeue(shots)
 
 
-def _begun(session: Session, shot_id: str) -> QueuedShot:
-    """The shot of that id that has begun, as it was asked for."""
+def _check_begun(session: Session, shot_id: str) -> None:
+    """`Refused` if no shot of that id has begun."""
     ids = [shot.id for shot in session.seen.resolved.shots]
     if shot_id not in ids:
         known = ", ".join(ids) or "none has"
         raise Refused("unknown_shot", f"shot {shot_id} has not begun here: {known}", "shot_id")
-    return again_from(session, ids.index(shot_id))[0]
 
 
 Requeued = Callable[[tuple[QueuedShot, ...]], tuple[QueuedShot, ...]]
@@ -233,7 +234,7 @@ def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Re
 
     async def turn() -> None:
         check_room()  # turns before it may have begun takes, or gone back
-        _begun(session, message.shot_id)
+        _check_begun(session, message.shot_id)
         begun = session.seen.resolved.shots
         number = [shot.id for shot in begun].index(message.shot_id)
         shots, first = again_from(session, number), begun[number].first_chunk

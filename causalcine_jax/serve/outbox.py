@@ -22,7 +22,12 @@ class Stalled(Exception):
 
 
 class Outbox:
-    """Filled from the event loop's thread by `put`; `send_all` empties it into a socket."""
+    """Filled from the event loop's thread by `put`; `send_all` empties it into a socket.
+
+    lasts  a session that this client directs has no longest time
+    """
+
+    lasts = False
 
     def __init__(self, most_media: int = MOST_MEDIA):
         self._most_media, self._media_bytes = most_media, 0

@@ -10,7 +10,10 @@ EASED = 0.99  # of a raised margin, what is left after a chunk: half after 69, w
 
 
 class Playback:
-    """Position in seconds of film. Without reports it runs in real time, up to what was made.
+    """Position in seconds of film, up to what was made.
+
+    A player that falls silent goes on as it last said: it plays in real time, or stands still.
+    Until a first report it plays.
 
     margin  seconds that media need to reach this player: doubled when they needed longer, and
             eased back with every chunk, because a network that was slow once may be fast again
@@ -20,23 +23,37 @@ class Playback:
         self._now = now
         self._at, self._since, self._reported = 0.0, now(), False
         self._runs = True
+        self._unless_reported: float | None = None  # where a new client is taken to be
         self.margin = MARGIN
 
     def report(self, position_s: float, playing: bool = False, late_s: float = 0.0) -> None:
         """Sets the reported position. late_s: seconds that it has waited for media already sent."""
         self._at, self._since, self._reported = position_s, self._now(), True
-        self._runs = playing
+        self._runs, self._unless_reported = playing, None
         if late_s > self.margin:
             self.margin = min(2 * self.margin, MOST_MARGIN)
 
     def position(self, made_s: float) -> float:
         """The position, when `made_s` seconds of film exist."""
         elapsed = self._now() - self._since
+        at = min(self._at + elapsed * self._runs, made_s)
         if self._reported and elapsed <= SILENT:
-            return min(self._at + elapsed * self._runs, made_s)
-        at = min(self._at + elapsed, made_s)
+            return at
+        if self._unless_reported is not None:
+            at, self._runs, self._unless_reported = self._unless_reported, True, None
         self._at, self._since, self._reported = at, self._now(), False
         return at
+
+    def joined(self, made_s: float) -> None:
+        """Another client directs. If it does not report soon, it plays from the film's end."""
+        if made_s > 0:
+            self._at, self._since, self._reported = self.position(made_s), self._now(), True
+            self._runs, self._unless_reported = False, made_s
+
+    def left(self, made_s: float) -> None:
+        """Nobody reports any more: those who watch play on, also where the director paused."""
+        self._at, self._since, self._reported = self.position(made_s), self._now(), False
+        self._runs, self._unless_reported = True, None
 
     def ease(self) -> None:
         """Lowers the margin, after a chunk."""

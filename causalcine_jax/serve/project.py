@@ -15,51 +15,23 @@ import hmac
 import json
 import re
 import secrets
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import ValidationError
-
-from causalcine_jax.errors import DataError, disk_faults
+from causalcine_jax.errors import disk_faults
 from causalcine_jax.film_folder.record import FramesHash
 from causalcine_jax.serve.parts import ChunkInfo, ModelInfo, QueuedShot, TakeInfo
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.server_messages import ShotChanged
 from causalcine_jax.serve.session_file import is_session
 from causalcine_jax.serve.shot_queue import longer
+from causalcine_jax.serve.take import Take, read_shots
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import append_line, atomic_file, write_text
 from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/desk@1"
 SESSION_ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass
-class Take:
-    """A take of the tree.
-
-    first_chunk  the first chunk that is its own
-    own          its chunks from there on
-    shots        those that have begun, as they were asked for, by id
-    digests      of its own chunks: the hash of the film's frames so far; None after a restart
-    """
-
-    take_id: str
-    parent: str | None
-    why: str
-    shot_id: str | None
-    first_chunk: int
-    own: list[ChunkInfo] = field(default_factory=list)
-    shots: dict[str, QueuedShot] = field(default_factory=dict)
-    digests: list[FramesHash | None] = field(default_factory=list)
-
-    STORED: ClassVar = ("take_id", "parent", "why", "shot_id", "first_chunk")
-
-    @property
-    def end(self) -> int:
-        return self.first_chunk + len(self.own)
 
 
 class Project:
@@ -69,7 +41,7 @@ class Project:
         self.folder, self.session_id, self._told = folder, session_id, told
         self.takes: dict[str, Take] = {}
         self.take_id: str = told["take"]
-        self.queue = tuple(QueuedShot.model_validate(each) for each in told["queue"])
+        self.queue = read_shots(told["queue"])
         self.beginning: QueuedShot | None = None
 
     @classmethod
@@ -103,21 +75,15 @@ class Project:
             raise Refused("bad_token", "no session has this resume token", "resume_token")
         project = cls(folder, session_id, told)
         for file in sorted(folder.glob("takes/*/take.json")):
-            kept = read_plain(file)
-            take = Take(**{name: kept[name] for name in Take.STORED})
-            take.own = list(_chunks(file.parent))
-            take.digests = [None] * len(take.own)
-            shots = [QueuedShot.model_validate(each) for each in kept["shots"]]
-            take.shots = {shot.shot_id: shot for shot in shots}
+            take = Take.read(file.parent)
             project.takes[take.take_id] = take
         return project
 
     def begin_shot(self) -> QueuedShot:
-        """Takes the first shot from the queue. It stays in the file until it has a chunk."""
+        """Takes the first shot from the queue; `save` keeps it in the file until it has a chunk."""
         self.beginning, *rest = self.queue
         self.queue = tuple(rest)
         self.ask(self.beginning)
-        self.save()
         return self.beginning
 
     def opened_by(self, token: str) -> bool:
@@ -152,7 +118,10 @@ class Project:
 
     def resize(self, shot_id: str, chunks: int, model: ModelInfo) -> ShotChanged:
         """The current take's shot is to have that length; returns what clients are told."""
-        self.ask(longer(self.take.shots[shot_id], chunks, model))
+        shot = longer(self.take.shots[shot_id], chunks, model)
+        if self.beginning and self.beginning.shot_id == shot_id:
+            self.beginning = shot
+        self.ask(shot)
         return ShotChanged(shot_id=shot_id, take_id=self.take_id, asked_chunks=chunks)
 
     def save(self) -> None:
@@ -194,9 +163,7 @@ class Project:
 
     def save_take(self) -> None:
         """Writes the current take's take.json."""
-        kept = {name: getattr(self.take, name) for name in Take.STORED}
-        kept["shots"] = [shot.model_dump() for shot in self.take.shots.values()]
-        write_text(self.folder_of(self.take_id) / "take.json", json.dumps(kept))
+        self.take.save(self.folder_of(self.take_id))
 
     def folder_of(self, take_id: str) -> Path:
         return self.folder / "takes" / take_id
@@ -278,18 +245,3 @@ def _media(folder: Path, chunk: int) -> Path:
 def _write(path: Path, data: bytes) -> None:
     with atomic_file(path) as partial:
         partial.write_bytes(data)
-
-
-def _chunks(folder: Path):
-    """The chunks in chunks.jsonl, without a line that a crash left incomplete."""
-    try:
-        lines = (folder / "chunks.jsonl").read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise DataError(f"{folder / 'chunks.jsonl'} cannot be read: {error}") from error
-    for line in lines:
-        try:
-            yield ChunkInfo.model_validate_json(line)
-        except ValidationError:
-            continue

@@ -19,8 +19,29 @@ async def reopened(resources: DeskResources, project: Project, take_id: str) -> 
         await resources.worker.turn(user, lambda: digest.add(next(director).frames))
         digests.append(digest.copy())
     project.give_digests(take_id, digests)
-    # A crash leaves a shot both in the queue and in the film when it had just begun.
-    begun = {shot.id for shot in director.resolved.shots}
-    project.queue = tuple(shot for shot in project.queue if shot.shot_id not in begun)
-    project.save()
     return director
+
+
+def go_to_take(project: Project, take_id: str, director: FilmDirector) -> None:
+    """Makes a take the current one; after a restart it is that already.
+
+    A shot may be queued and have begun in this take. After a crash the film goes on with it. Else
+    it was queued for the take that is left, and waits with that until it is opened again.
+    """
+    left, opened = project.take, project.known(take_id)
+    begun = {shot.id for shot in director.resolved.shots}
+    back = tuple(shot for shot in opened.waiting if shot.shot_id not in begun)
+    apart = begun | {shot.shot_id for shot in back}
+    stay = tuple(shot for shot in project.queue if shot.shot_id not in apart)
+    gone = tuple(shot for shot in project.queue if shot.shot_id in apart)
+    if opened is not left:
+        left.waiting = gone
+        project.save_take()
+    else:
+        made = {chunk.shot_id for chunk in project.line(take_id)}
+        for shot in gone:
+            if shot.shot_id in begun and shot.shot_id not in made:
+                project.beginning = shot
+    project.take_id, opened.waiting, project.queue = take_id, (), (*back, *stay)
+    project.save()
+    project.save_take()

@@ -29,6 +29,19 @@ def chunks_left(session: Session, cut: bool = False) -> int:
     return most_chunks(session.resources.limits.film_s, session.model) - end - queued
 
 
+def filmed_shot(session: Session) -> tuple[str | None, int]:
+    """The id of the shot that is being filmed, and its chunks; None before the first shot.
+
+    A shot whose first chunk is being made is that shot already, and has one chunk.
+    """
+    shots, begun = session.seen.resolved.shots, session.project.beginning
+    if begun and begun.shot_id not in {shot.id for shot in shots}:
+        return begun.shot_id, 1
+    if not shots:
+        return None, 0
+    return shots[-1].id, session.seen.next_chunk - shots[-1].first_chunk
+
+
 def check_fits(chunks: int, left: int, session: Session, field: str) -> None:
     """`Refused` if a shot of so many chunks is longer than what is left, which it says."""
     if chunks <= left:

@@ -66,6 +66,8 @@ class SessionState(FromServer):
     """Of the current take, those that have begun."""
     chunks: tuple[ChunkInfo, ...]
     """Of the current take. A chunk's media is at /v1/sessions/{id}/takes/{take}/chunks/{chunk}."""
+    beginning: QueuedShot | None = None
+    """The shot whose first chunk is being made: neither queued nor among `shots`."""
     queue: tuple[QueuedShot, ...]
 
 
@@ -94,7 +96,7 @@ class SessionMetrics(FromServer):
     margin_s: float = 0.0
     """The part of next_lead_s in which media reach the player; raised when they come too late."""
     turns_waiting: int
-    """Sessions that share the device and have something to make."""
+    """Sessions that use the device now or wait for it, with this one if it makes something."""
     viewers: int
 
 
@@ -147,6 +149,8 @@ class Queue(FromServer):
 
     type: Literal["queue"] = "queue"
     event_id: str | None = None
+    beginning: QueuedShot | None = None
+    """The shot whose first chunk is being made; its media.chunk ends that."""
     shots: tuple[QueuedShot, ...]
 
 

@@ -37,7 +37,7 @@ from causalcine_jax.serve.server_messages import (
     SessionStatus,
     Status,
 )
-from causalcine_jax.serve.timeline import made_shots
+from causalcine_jax.serve.timeline import session_state
 from causalcine_jax.serve.turns import Seen, in_words, next_chunk
 
 log = logging.getLogger("causalcine.desk")
@@ -112,6 +112,7 @@ class Session:
     def join(self, client: Outbox, directs: bool) -> None:
         if directs:
             self.directing = client
+            self.playback.joined(self._made_s)
         else:
             self.viewers.add(client)
         client.put(self.state())
@@ -123,6 +124,7 @@ class Session:
         self.viewers.discard(client)
         if self.directing is client:
             self.directing = None
+            self.playback.left(self._made_s)
         self._age.seen()
 
     def tell(self, message: FromServer, media: bytes | None = None) -> None:
@@ -143,25 +145,19 @@ class Session:
         """Where a chunk begins, in seconds of film."""
         return first_frame_of_chunk(chunk, self.model.latent_frames) / self.model.fps
 
+    @property
+    def _made_s(self) -> float:
+        """Seconds of film made."""
+        return self.time_of(self.seen.next_chunk)
+
     def state(self, event_id: str | None = None) -> SessionState:
-        story = self.project.story
-        return SessionState(
-            event_id=event_id,
-            status=self.status,
-            global_caption=story.global_caption,
-            seed=story.seed,
-            take_id=self.project.take_id,
-            takes=self.project.infos(),
-            shots=made_shots(self.project, self.project.take_id),
-            chunks=tuple(self.project.line(self.project.take_id)),
-            queue=self.project.queue,
-        )
+        return session_state(self.project, self.status, event_id)
 
     def requeue(self, shots: tuple[QueuedShot, ...], event_id: str | None = None) -> None:
         """Replaces the queue, keeps it, and tells all clients."""
         self.project.queue = shots
         self.project.save()
-        self.tell(Queue(event_id=event_id, shots=shots))
+        self.tell(Queue(event_id=event_id, beginning=self.project.beginning, shots=shots))
         self.change()
 
     async def _run(self) -> None:
@@ -207,9 +203,9 @@ class Session:
         if event_id is not None or (changed and not too_early):
             self.status = status
             self.tell(SessionStatus(status=status, event_id=event_id))
-        made = self.time_of(self.seen.next_chunk)
         if self._clients() and time.monotonic() - self._measured > 1.0:
-            self._measured = time.monotonic()
+            self._measured, made = time.monotonic(), self._made_s
+            own = {self.project.session_id} if status == "making" else set()
             self.tell(
                 SessionMetrics(
                     fps=self.publisher.fps,
@@ -217,14 +213,14 @@ class Session:
                     lead_s=made - self.playback.position(made),
                     next_lead_s=self.lead,
                     margin_s=self.playback.margin,
-                    turns_waiting=self.resources.worker.waiting,
+                    turns_waiting=len(self.resources.worker.users | own),
                     viewers=len(self.viewers),
                 )
             )
         return status
 
     def _status(self) -> Status:
-        seen, made = self.seen, self.time_of(self.seen.next_chunk)
+        seen, made = self.seen, self._made_s
         if self.paused or not self._clients():
             return "paused"
         holds = seen.resolved.shots and self.project.choices["on_empty"] == "hold"
@@ -254,7 +250,8 @@ class Session:
         """Whether the session stops."""
         if self._clients():
             self._age.seen()
-        if not self.stopping and (over := self._age.over(self.resources.limits)):
+        lasts = self.directing is not None and self.directing.lasts
+        if not self.stopping and (over := self._age.over(self.resources.limits, lasts)):
             self.stop(*over)
         return self.stopping
 
@@ -277,7 +274,7 @@ class Session:
             self._keep_length(more=not self.project.queue)
             if self.project.queue:
                 self.cut, shot = False, self.project.begin_shot()
-                self.tell(Queue(shots=self.project.queue))
+                self.requeue(self.project.queue)
         begun = time.perf_counter()
         try:
             chunk = await self.resources.worker.turn(
@@ -287,7 +284,7 @@ class Session:
             if shot is None:
                 raise
             self.project.beginning = None
-            self.project.save()
+            self.requeue(self.project.queue)
             event = self.publisher.events.pop(shot.shot_id, None)
             refused = Refused("refused", str(error), "shot", event_id=event)
             return self.tell_director(refused.error)

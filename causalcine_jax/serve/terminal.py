@@ -88,7 +88,7 @@ class Terminal:
                 getattr(self, f"_do_{word}")(rest.strip(), chunks)
             else:
                 caption, length = shot_of_line(line, chunks)
-                self._desk.shot(caption, chunks=length, event_id=self._event(caption))
+                self._send(caption, self._desk.shot, caption, chunks=length)
         except ValidationError as error:
             fault = error.errors()[0]
             self._tell(f"error: {'.'.join(map(str, fault['loc']))}: {fault['msg']}")
@@ -117,19 +117,18 @@ class Terminal:
         if not caption:
             return self._desk.cut()
         caption, length = shot_of_line(caption, chunks)
-        self._desk.cut(caption, chunks=length, event_id=self._event(caption))
+        self._send(caption, self._desk.cut, caption, chunks=length)
 
     def _do_retake(self, rest: str, chunks: int) -> None:
         number, _, caption = rest.partition(" ")
-        shot = self._shot_id(number)
         said = {"caption": caption.strip()} if caption.strip() else {}
-        self._desk.retake(shot, event_id=self._event(""), **said)
+        self._send("", self._desk.retake, self._shot_id(number), **said)
 
     def _do_branch(self, rest: str, chunks: int) -> None:
-        self._desk.branch(self._shot_id(rest), event_id=self._event(""))
+        self._send("", self._desk.branch, self._shot_id(rest))
 
     def _do_take(self, rest: str, chunks: int) -> None:
-        self._desk.open_take(rest, event_id=self._event(""))
+        self._send("", self._desk.open_take, rest)
 
     def _do_pause(self, rest: str, chunks: int) -> None:
         self._desk.pause()
@@ -154,13 +153,22 @@ class Terminal:
             raise UsageError("no shot has begun yet")
         raise UsageError(f"there is no shot {said!r}: name one of 1 to {len(self._shots)}")
 
-    def _event(self, caption: str) -> str:
+    def _send(self, said: str, order: Callable[..., None], *given: Any, **fields: Any) -> None:
+        """Sends an order and awaits its answer; not where it fails and nothing was sent.
+
+        said  the caption that is told again when the shot begins
+        """
         with self._lock:
             self._events += 1
             event = f"line-{self._events}"
             self._open.add(event)
-            self._captions[event] = caption
-            return event
+            self._captions[event] = said
+        try:
+            order(*given, event_id=event, **fields)
+        except Exception:
+            with self._lock:
+                self._open.discard(event)
+            raise
 
     # --- what the server says ---
 

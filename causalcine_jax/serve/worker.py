@@ -39,6 +39,7 @@ class Worker:
     ):
         self._asked: list[_WaitingTurn] = []
         self._used: dict[str, float] = {}  # seconds of the device by user, from their level on
+        self._runs: str | None = None  # the user whose turn it is
         self._level = 0.0  # of the turn that runs, or ran last
         self._wake, self._closed = threading.Condition(), False
         self._thread = threading.Thread(
@@ -50,6 +51,12 @@ class Worker:
     def waiting(self) -> int:
         """Turns that wait for the device."""
         return len(self._asked)
+
+    @property
+    def users(self) -> set[str]:
+        """Who uses the device now, or waits for it."""
+        with self._wake:
+            return {asked.who for asked in self._asked} | ({self._runs} if self._runs else set())
 
     async def turn(self, who: str, work: Callable[[], Any]) -> Any:
         """Runs `work` when it is the turn of `who`; returns its result or raises its error."""
@@ -85,9 +92,11 @@ class Worker:
                 # The first of equals has waited longest.
                 asked = min(self._asked, key=self._level_of)
                 self._asked.remove(asked)
+                self._runs = asked.who
                 level = self._level = self._level_of(asked)
             begun = time.perf_counter()
             if asked.done.cancelled():
+                self._runs = None
                 continue
             try:
                 result, error = asked.work(), None
@@ -95,6 +104,7 @@ class Worker:
                 result, error = None, raised
             with self._wake:
                 self._used[asked.who] = level + time.perf_counter() - begun
+                self._runs = None
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 asked.loop.call_soon_threadsafe(_settle, asked.done, result, error)
             del asked, result, error  # a director may be among them, with its pool

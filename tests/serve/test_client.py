@@ -109,6 +109,29 @@ def test_lines_make_a_film_with_a_retake_and_a_branch(serve_desk, tmp_path):
     assert (tmp_path / "film.json").is_file() and (tmp_path / "contact_sheet.png").is_file()
 
 
+def test_a_line_that_is_not_sent_does_not_keep_the_film_open(serve_desk, tmp_path):
+    told = []
+    lines = ("Mia waves.", "0: Mia waves.", "6:", "x" * 2001, "/cut 0: A", "/take", "/take a b")
+    directed(serve_desk(), tmp_path, lines, told.append)
+    assert sum(line.startswith("error") for line in told) == len(lines) - 1
+    assert (tmp_path / "film.mp4").is_file()
+
+
+def test_a_film_begun_on_the_page_is_made_at_once_when_the_terminal_resumes_it(
+    serve_desk, tmp_path
+):
+    served = serve_desk(idle_s=60.0)
+    page = served.connect(pace="playback", on_empty="wait")
+    token = page.until("session.started").resume_token
+    page.shot("Mia waves.", 20)
+    page.say("playback.report", position_s=0.0)
+    page.until("session.status", status="ahead")
+    with DeskClient.open(url_of(served)) as desk:
+        terminal = Terminal(desk, Address.of(url_of(served)), tmp_path, lambda line: None)
+        terminal.run([], 1, resume_token=token)
+    assert terminal.chunks == 20
+
+
 def test_without_a_shot_there_is_no_film(serve_desk, tmp_path):
     with pytest.raises(UsageError, match="write one caption per line"):
         directed(serve_desk(), tmp_path, ["\n", "/pause\n"], lambda line: None)

@@ -1,5 +1,6 @@
 """Films as jobs, stories that are checked, and metrics."""
 
+import asyncio
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,10 @@ from served_desk import BEARER
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.serve.export import TakeFiles
+from causalcine_jax.serve.jobs import Job, _Client
 from causalcine_jax.serve.mock import MockEngine
+from causalcine_jax.serve.parts import MOST_SHOTS, QueuedShot
+from causalcine_jax.serve.server_messages import SessionState
 
 STORY = {
     "schema": "causalcine/story@1",
@@ -111,6 +115,27 @@ def test_a_story_is_checked_without_filming_it(api):
     unknown = check({**STORY, "global": "refuseme"})
     assert not unknown["valid"] and "refuseme" in unknown["faults"][0]
     assert client.post("/v1/stories:validate", content=b"{").status_code == 400
+    many = check({**STORY, "shots": STORY["shots"] * MOST_SHOTS})
+    assert many["faults"] == [f"story: at most {MOST_SHOTS} shots, not {2 * MOST_SHOTS}"]
+
+
+def test_a_hostile_story_is_refused_before_it_costs_much(api):
+    shot = "{caption: &c " + "a" * 15_000 + "}"
+    aliases = "\n".join(["- *s"] * 9_000)
+    story = f"schema: causalcine/story@1\nshots:\n- &s {shot}\n{aliases}"
+    began = time.process_time()
+    told = api().post("/v1/stories:validate", content=story.encode()).json()
+    assert "at most 64 shots" in told["faults"][0]
+    assert time.process_time() - began < 10
+
+
+def test_a_story_is_checked_off_the_event_loop(api, monkeypatch):
+    def check(*_):
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+
+    monkeypatch.setattr(MockEngine, "check", check)
+    assert api().post("/v1/stories:validate", json=STORY).json()["valid"]
 
 
 def test_finished_jobs_are_found_again_after_a_restart(serve_desk):
@@ -121,6 +146,46 @@ def test_finished_jobs_are_found_again_after_a_restart(serve_desk):
     second = serve_desk()
     assert second.get(f"/v1/videos/{job['id']}").json()["status"] == "completed"
     assert second.get(f"/v1/videos/{job['id']}/content").headers["content-type"] == "video/mp4"
+
+
+def test_jobs_that_a_stop_left_open_are_filmed_on(serve_desk, tmp_path):
+    long = {**STORY, "shots": [{"caption": "Mia waves.", "chunks": 8}, *STORY["shots"]]}
+    first = serve_desk(MockEngine(0.2), sessions=1)
+    with httpx2.Client(base_url=first.url, headers=BEARER) as client:
+        begun, waits = (client.post("/v1/videos", json={"story": long}).json() for _ in range(2))
+        end = time.monotonic() + 20
+        while not client.get(f"/v1/videos/{begun['id']}").json()["progress"]:
+            assert time.monotonic() < end
+    first.close()
+    second = serve_desk(sessions=1)
+    with httpx2.Client(base_url=second.url, headers=BEARER) as client:
+        for job in (begun, waits):
+            told = finished(client, job)
+            assert (told["status"], told["error"]) == ("completed", None) and "start" not in told
+            film = client.get(f"/v1/videos/{job['id']}/content")
+            with av.open(io.BytesIO(film.content)) as container:
+                assert sum(1 for _ in container.decode(video=0)) == 129
+    assert "resume_token" not in (tmp_path / f"films/videos/{begun['id']}.json").read_text()
+
+
+def test_a_film_that_was_whole_when_its_server_was_killed_is_a_finished_job():
+    async def scene():
+        client = _Client(Job("video_0", "mock", 0, "A"))
+        shot = QueuedShot(shot_id="s1", caption="A", chunks=1, seconds=1.0)
+        fields = {"status": "starved", "global_caption": "", "seed": 0, "take_id": "t1"}
+        told = SessionState(**fields, takes=(), shots=(), chunks=(), queue=(), beginning=shot)
+        client.put(told)
+        assert not client.done.is_set()  # the shot that had just begun is not made yet
+        client.put(told.model_copy(update={"beginning": None}))
+        assert client.done.is_set()
+
+    asyncio.run(scene())
+
+
+def test_a_job_may_take_longer_than_a_session_may_be_old(api):
+    client = api(MockEngine(0.1), lifetime_s=0.2)
+    job = client.post("/v1/videos", json={"story": STORY}).json()
+    assert finished(client, job)["status"] == "completed"
 
 
 def test_a_job_deleted_twice_is_unknown_the_second_time(api):

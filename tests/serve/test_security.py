@@ -45,6 +45,16 @@ def test_the_printed_address_gives_a_cookie_that_scripts_cannot_read(serve_desk)
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
+def test_cookies_of_other_apps_on_the_host_do_not_hide_the_token(serve_desk):
+    served = serve_desk()
+    with httpx2.Client(base_url=served.url) as client:
+        own = client.get(f"/?token={TOKEN}").headers["set-cookie"].partition(";")[0]
+        strange = 'other={"a": 1}; list[0]=x; half="y; (c)=1'
+        for cookies in (f"{strange}; {own}", f"{own}; {strange}"):
+            client.cookies.clear()
+            assert client.get("/", headers={"Cookie": cookies}).status_code == 200
+
+
 def test_other_hosts_and_origins_are_refused(serve_desk):
     served = serve_desk()
     assert served.get("/", headers={"Host": "evil.example"}).status_code == 421

@@ -199,6 +199,67 @@ def test_a_retake_is_a_new_take_and_the_old_one_stays(serve_desk):
     ]  # fmt: skip
 
 
+def test_a_retake_from_an_older_take_gets_a_seed_that_no_take_has(serve_desk):
+    one, _ = begun(serve_desk(), ("Mia waves.", 1))
+    one.chunks(1)
+    one.say("retake", shot_id="s1")
+    one.until("media.chunk", take_id="t2")
+    one.say("take.open", take_id="t1")
+    one.until("take.begun", replay=True)
+    one.say("retake", shot_id="s1")
+    one.until("media.chunk", take_id="t3")
+    assert len({one.media[take, 0] for take in ("t1", "t2", "t3")}) == 3
+
+
+def test_shots_queued_for_a_take_are_there_when_it_is_opened_again(serve_desk):
+    served = serve_desk()
+    one, _ = begun(served, ("Mia waves.", 1), ("Otto sleeps.", 1), ("Mia jumps.", 1))
+    one.chunks(3)
+    one.say("session.pause")
+    one.say("retake", shot_id="s2", caption="Otto runs.")
+    one.until("take.begun")
+    one.shot("The end.")
+    one.say("take.open", take_id="t1", event_id="older")
+    one.until("take.begun", event_id="older")
+    one.say("snapshot", event_id="then")
+    assert [s.shot_id for s in one.until("session.state", event_id="then").queue] == ["s4"]
+    one.say("shot.remove", shot_id="s4", event_id="gone")
+    one.until("queue", event_id="gone")
+    served.close()  # what waits is kept on disk
+    token = next(m.resume_token for m in one.seen if m.type == "session.started")
+    one = serve_desk().connect(resume_token=token)
+    one.say("session.pause")
+    one.say("take.open", take_id="t2", event_id="back")
+    one.until("take.begun", event_id="back")
+    one.say("snapshot", event_id="now")
+    queue = one.until("session.state", event_id="now").queue
+    assert [(s.shot_id, s.caption) for s in queue] == [("s2", "Otto runs."), ("s3", "Mia jumps.")]
+    one.say("session.resume")
+    assert [chunk.shot_id for chunk in one.chunks(2)] == ["s2", "s3"]
+
+
+def test_a_shot_whose_first_chunk_is_made_is_told_and_can_be_made_longer(serve_desk, monkeypatch):
+    one, _ = begun(serve_desk(), ("Mia waves.", 1))
+    one.chunks(1)
+    making, made = held_back(monkeypatch, MockDirector, "__next__")
+    one.shot("Otto sleeps.", 1, event_id="e")
+    one.until("shot.received", event_id="e")
+    assert making.wait(20)
+    one.say("snapshot", event_id="now")
+    state = one.until("session.state", event_id="now")
+    assert state.beginning.shot_id == "s2" and not state.queue
+    assert [shot.shot_id for shot in state.shots] == ["s1"]
+    one.say("shot.update", shot_id="s1", chunks=5, event_id="before")
+    assert one.until("error", event_id="before").code == "unknown_shot"
+    one.say("shot.update", shot_id="s2", chunks=3, event_id="longer")
+    assert one.until("shot.changed", event_id="longer").asked_chunks == 3
+    assert one.until("queue", event_id="longer").beginning.chunks == 3
+    made.set()
+    assert [chunk.shot_id for chunk in one.chunks(3)] == ["s2"] * 3
+    one.say("snapshot", event_id="after")
+    assert one.until("session.state", event_id="after").beginning is None
+
+
 def test_a_branch_goes_on_with_other_shots_and_back_to_the_first_take(serve_desk):
     served = serve_desk()
     one, _ = begun(served, ("Mia waves.", 2), ("Otto sleeps.", 2))

@@ -274,6 +274,25 @@ def test_turns_go_to_who_used_the_device_least():
     assert order == ["b", "b", "a", "a"]
 
 
+def test_who_uses_the_device_counts_with_those_who_wait():
+    async def scene():
+        worker, began, goes_on = Worker(), threading.Event(), threading.Event()
+
+        def work():
+            began.set()
+            goes_on.wait(20)
+
+        turns = [asyncio.create_task(worker.turn(who, work)) for who in "aab"]
+        await asyncio.to_thread(began.wait, 20)
+        users = worker.users
+        goes_on.set()
+        await asyncio.gather(*turns)
+        await asyncio.to_thread(worker.close)
+        return users, worker.users
+
+    assert asyncio.run(scene()) == ({"a", "b"}, set())
+
+
 def test_who_comes_back_does_not_take_the_device_for_itself():
     order = []
 
@@ -312,6 +331,34 @@ def test_without_reports_playback_runs_with_the_clock_up_to_what_is_made():
     assert playback.position(made_s=10.0) == 8.5
     now[0] = 9.0
     assert playback.position(made_s=10.0) == 10.0
+
+
+def test_a_player_that_was_paused_stays_so_when_it_falls_silent_until_it_leaves():
+    now = [0.0]
+    playback = Playback(lambda: now[0])
+    playback.report(5.0)
+    now[0] = 60.0  # a hidden tab reports once a minute
+    assert playback.position(made_s=100.0) == 5.0
+    playback.left(100.0)
+    now[0] = 62.0
+    assert playback.position(made_s=100.0) == 7.0  # those who watch go on
+
+
+def test_a_new_director_who_does_not_report_is_at_the_films_end():
+    now = [0.0]
+    playback = Playback(lambda: now[0])
+    playback.report(5.0)
+    playback.joined(30.0)
+    now[0] = 2.0
+    assert playback.position(made_s=30.0) == 5.0  # it may report yet
+    now[0] = 4.0
+    assert playback.position(made_s=31.0) == 30.0
+    now[0] = 4.5
+    assert playback.position(made_s=31.0) == 30.5
+    playback.joined(31.0)
+    playback.report(8.0)
+    now[0] = 60.0
+    assert playback.position(made_s=31.0) == 8.0
 
 
 def test_a_margin_doubles_where_media_came_too_late_and_falls_again():

@@ -1,6 +1,6 @@
 // The desk: the state, the socket and the player, and what messages do to them.
 
-import { films, forgetFilm, here, keepFilm, stayHere } from "./films.js";
+import { films, here, keepFilm, stayHere } from "./films.js";
 import { Link } from "./link.js";
 import { Player } from "./player.js";
 import { chunkOf } from "./scale.js";
@@ -12,8 +12,7 @@ const REPORT_MS = 250; // the server makes each chunk just before the playhead n
 export class Desk {
   state = { ...EMPTY, time: 0, playing: true, selected: null, panel: null, words: null };
   #listeners = new Set();
-  #places = new Map(); // event id -> where its error is shown
-  #refusals = new Map(); // event id -> what else is done where it is refused
+  #sent = new Map(); // event id -> {place of its error, caption, refused(), received}
   stopwatch = new Stopwatch();
   #start = null; // the first message
   #joined = false; // this socket has its session
@@ -27,7 +26,7 @@ export class Desk {
     this.link = new Link({
       message: (told) => this.#told(told),
       media: (told, bytes) => this.#media(told, bytes),
-      state: (link, reason) => this.set({ link, linkReason: reason }),
+      state: (link, reason) => this.#linked(link, reason),
     });
     setInterval(() => this.report(), REPORT_MS);
     for (const name of ["seeked", "play", "pause"]) {
@@ -79,6 +78,7 @@ export class Desk {
 
   #open(start) {
     this.player.clear();
+    this.#sent.clear();
     const { words, link } = this.state;
     this.state = { ...this.state, ...EMPTY, words, link, selected: null, playing: true };
     this.#start = start;
@@ -107,6 +107,7 @@ export class Desk {
     stayHere(null);
     this.link.close();
     this.player.clear();
+    this.#sent.clear();
     this.set({ ...EMPTY, opening: false, selected: null, panel: null });
   }
 
@@ -124,16 +125,47 @@ export class Desk {
     const event = this.link.send(message);
     if (event === null)
       return this.fail(place, { message: "Not connected: this was not sent. Trying again." });
-    this.#places.set(event, place);
+    this.#sent.set(event, { place, caption: message.shot?.caption });
     return event;
   }
 
+  /** Also where the connection breaks before an answer. */
   onRefused(event, then) {
-    this.#refusals.set(event, then);
+    this.#sent.get(event).refused = then;
+  }
+
+  /** What a message answers. A shot that is queued may still be refused when it begins. */
+  #answered({ type, event_id }) {
+    const sent = this.#sent.get(event_id);
+    if (sent && type === "shot.received") sent.received = true;
+    else this.#sent.delete(event_id);
+    return sent;
+  }
+
+  #linked(link, linkReason) {
+    this.set({ link, linkReason });
+    if (link === "lost" || link === "refused") this.#giveBack();
+  }
+
+  /** Says which orders a broken connection left unanswered; the prompt line has their captions. */
+  #giveBack() {
+    const open = [...this.#sent].filter(([, sent]) => !sent.received);
+    const broke = "The connection broke before the server answered";
+    for (const [event, { place, caption, refused }] of open) {
+      this.#sent.delete(event);
+      refused?.();
+      const message = caption
+        ? `${broke}. Look whether the timeline has this shot; ↑ brings its caption back.`
+        : `${broke}: this order may be lost.`;
+      this.fail(place, { message });
+    }
+    const captions = open.map(([, sent]) => sent.caption).filter(Boolean);
+    this.set({ unsent: [...this.state.unsent, ...captions] });
   }
 
   #told(told) {
-    if (told.type === "error") return this.#error(told);
+    const sent = this.#answered(told);
+    if (told.type === "error") return this.#error(told, sent);
     const before = this.state;
     this.set(reduced(before, told));
     if (told.type === "session.started") this.#begun(told);
@@ -148,18 +180,19 @@ export class Desk {
     // A server that stops may start again: the link asks until it does.
     if (reason === "server") return this.set({ done: null });
     this.link.close();
-    if (reason === "stopped") this.close();
+    // Who directs stopped it and goes back to the start form; who watches is told that it ended.
+    if (reason === "stopped" && this.state.session?.directs) this.close();
   }
 
-  #error(told) {
+  #error(told, sent) {
     const { session } = this.state;
-    this.#refusals.get(told.event_id)?.();
-    if (this.#joined) return this.fail(this.#places.get(told.event_id) ?? "notice", told);
+    sent?.refused?.();
+    if (this.#joined) return this.fail(sent?.place ?? "notice", told);
     // The link asks again for a film that is begun: the server may be full, or open it just now.
     // A viewer may come back before its director.
     const waits = told.retryable || told.code === "full" || !session?.directs;
     if (session && waits) return this.fail("notice", told);
-    if (told.code === "bad_token" && this.#start.resume_token) forgetFilm(this.#start.resume_token);
+    // The film stays in the list: it may be another server's at the same address.
     this.close();
     this.fail("start", told);
   }

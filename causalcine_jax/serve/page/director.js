@@ -2,16 +2,16 @@
 
 import { Desk } from "./desk.js";
 import { plan } from "./scale.js";
-import { at, madeOf } from "./state.js";
+import { at, comingOf, madeOf } from "./state.js";
 
 export class Director extends Desk {
   // --- what a director does ---
 
   append(shot, place = "prompt") {
-    const { planned, blocks } = plan(this.state);
+    const { planned, begun, blocks } = plan(this.state);
     const event = this.send({ type: "shot.append", shot }, place);
     // Behind other shots it waits for them, which says nothing about the desk.
-    if (event && !planned && !blocks.length) this.stopwatch.sent(event);
+    if (event && !planned && !begun && !blocks.length) this.stopwatch.sent(event);
     return event;
   }
 
@@ -96,7 +96,8 @@ export class Director extends Desk {
 
   /** The shot that orders are about: the one chosen, else the one under the playhead. */
   get shot() {
-    const { shots, queue, selected, time } = this.state;
-    return [...shots, ...queue].find((shot) => shot.shot_id === selected) ?? at(shots, time);
+    const { shots, selected, time } = this.state;
+    const all = [...shots, ...comingOf(this.state)];
+    return all.find((shot) => shot.shot_id === selected) ?? at(shots, time);
   }
 }

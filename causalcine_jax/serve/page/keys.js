@@ -36,6 +36,10 @@ export const KEYS = [
   ]],
 ]; // prettier-ignore
 
+const HELD = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", ",", ".", "+", "-"]; // may repeat
+const FIELDS = ".card input, .card textarea";
+const GONE = { message: "The field that you typed in is gone. Press Esc, then keys direct again." };
+
 const focus = (selector) => document.querySelector(selector)?.focus();
 
 const LOOK = {
@@ -78,10 +82,35 @@ function frame(desk, direction) {
   desk.seek((Math.floor(desk.player.video.currentTime * fps + 1e-3) + direction + 0.5) / fps);
 }
 
+/** Whether the field that had the focus was removed, so that what is typed must not be orders. */
+function watchFields() {
+  let field = null;
+  addEventListener("focusin", ({ target }) => (field = target.matches(FIELDS) ? target : null));
+  addEventListener("pointerdown", () => (field = null), { capture: true });
+  // Browsers differ in whether a field that is removed loses the focus with an event, or before it.
+  addEventListener("focusout", ({ target }) =>
+    queueMicrotask(() => {
+      if (field === target && target.isConnected) field = null;
+    }),
+  );
+  return {
+    get removed() {
+      return field !== null && !field.isConnected;
+    },
+    forget: () => (field = null),
+  };
+}
+
 export function listenToKeys(desk) {
+  const fields = watchFields();
   addEventListener("keydown", (event) => {
     const { target, key } = event;
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (fields.removed) {
+      if (key !== "Escape") return desk.fail("notice", GONE);
+      fields.forget();
+      desk.clear("notice");
+    }
     if (target.closest("input:not([type=checkbox]), textarea, dialog, [role=menu]")) return;
     if (key === "?") return act(event, LOOK["?"]);
     if (!desk.state.session) return;
@@ -89,6 +118,7 @@ export function listenToKeys(desk) {
     if (key === " " && target.closest("button, input")) return;
     const name = key.length === 1 ? key.toLowerCase() : key;
     const order = LOOK[name] ?? (desk.state.session.directs && DIRECT[name]);
+    if (order && event.repeat && !HELD.includes(name)) return event.preventDefault();
     if (order) act(event, order);
   });
   const act = (event, order) => {

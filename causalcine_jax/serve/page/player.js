@@ -148,9 +148,7 @@ export class Player {
       try {
         bytes = await this.fetchChunk(next.key, next.chunk);
       } catch {
-        this.#failed.set(name, performance.now() + RETRY);
-        setTimeout(() => this.#pump(), RETRY);
-        return true;
+        return this.#later(name);
       }
     }
     // What is wanted may have changed while it was fetched.
@@ -159,11 +157,15 @@ export class Player {
       await settled(buffer, () => buffer.appendBuffer(bytes));
     } catch (error) {
       if (error.name !== "QuotaExceededError") throw error;
-      return this.#makeRoom(buffer);
+      if (this.#near(next)) return this.#makeRoom(buffer);
+      this.#offered.delete(name); // it is fetched when the playhead comes near
+      return true;
     }
+    if (generation !== this.#generation) return false;
     this.#offered.delete(name);
     this.#held.set(next.chunk, next.key);
-    return true;
+    // Where the browser drops it at once, it must not be fetched again and again.
+    return this.#covers(next) || this.#later(name);
   }
 
   /** The first chunk that is held and no longer wanted. */
@@ -182,14 +184,36 @@ export class Player {
     return { chunk: first, time };
   }
 
-  #next() {
+  /** A chunk is tried again after a while. */
+  #later(name) {
+    this.#failed.set(name, performance.now() + RETRY);
+    setTimeout(() => this.#pump(), RETRY);
+    return true;
+  }
+
+  /** Whether a chunk is at the playhead or soon after it. */
+  #near({ time_s, seconds }) {
     const now = this.video.currentTime;
+    return time_s + seconds > now - 1e-3 && time_s < now + AHEAD;
+  }
+
+  /** Whether the buffer has a chunk. Browsers remove what was played without a word. */
+  #covers({ time_s, seconds }) {
+    const { buffered } = this.#buffer;
+    const middle = time_s + seconds / 2; // ends are rounded
+    for (let i = 0; i < buffered.length; i++) {
+      if (buffered.start(i) <= middle && middle < buffered.end(i)) return true;
+    }
+    return false;
+  }
+
+  #next() {
     let offered = null;
     for (const each of this.#line) {
-      if (this.#held.get(each.chunk) === each.key) continue;
+      const near = this.#near(each);
+      const held = this.#held.get(each.chunk) === each.key;
+      if (held && (!near || this.#covers(each))) continue;
       const name = `${each.key}/${each.chunk}`;
-      const end = each.time_s + each.seconds;
-      const near = end > now - 1e-3 && each.time_s < now + AHEAD;
       if (this.#offered.has(name)) {
         if (near) return each;
         offered ??= each;
@@ -202,17 +226,16 @@ export class Player {
 
   async #makeRoom(buffer) {
     const now = this.video.currentTime;
-    for (const keep of [BEHIND, 5]) {
-      const old = this.#line.filter(
-        (each) => this.#held.has(each.chunk) && each.time_s + each.seconds < now - keep,
-      );
-      if (!old.length) continue;
-      for (const each of old) this.#held.delete(each.chunk);
-      const last = old.at(-1);
-      await settled(buffer, () => buffer.remove(0, last.time_s + last.seconds));
-      return true;
-    }
-    return false; // the playhead moves on and makes room
+    const end = (each) => each.time_s + each.seconds;
+    const held = this.#line.filter((each) => this.#held.has(each.chunk));
+    const old = (keep) => held.filter((each) => end(each) < now - keep);
+    const far = held.filter((each) => each.time_s >= now + AHEAD);
+    const gone = [old(BEHIND), far, old(5)].find((chunks) => chunks.length);
+    if (!gone) return false; // the playhead moves on and makes room
+    for (const each of gone) this.#held.delete(each.chunk);
+    const [from, to] = gone === far ? [far[0].time_s, Infinity] : [0, end(gone.at(-1))];
+    await settled(buffer, () => buffer.remove(from, to));
+    return true;
   }
 }
 

@@ -20,18 +20,23 @@ export function chunkSeconds({ session }) {
   return session.model.chunk_frames / session.model.fps;
 }
 
-/** {made, planned: seconds that the last shot lacks, blocks: queued shots with time_s, end}. */
+/**
+ * {made, planned: seconds that the last shot lacks, begun: the shot whose first chunk is being made,
+ * blocks: queued shots, end}; both have their time_s.
+ */
 export function plan(state) {
   const made = madeOf(state);
   const last = state.shots.at(-1);
   const planned = last ? Math.max(0, last.asked_chunks - last.chunks) * chunkSeconds(state) : 0;
   let time = made + planned;
-  const blocks = state.queue.map((shot) => {
+  const placed = (shot) => {
     const block = { ...shot, time_s: time };
     time += shot.seconds;
     return block;
-  });
-  return { made, planned, blocks, end: time };
+  };
+  const begun = state.beginning ? placed(state.beginning) : null;
+  const blocks = state.queue.map(placed);
+  return { made, planned, begun, blocks, end: time };
 }
 
 /** Pixels: {perSecond, width, x(seconds), seconds(x)}. Fits the film until that is too small. */

@@ -9,6 +9,7 @@ export const EMPTY = {
   takes: [],
   shots: [],
   chunks: [],
+  beginning: null, // the shot whose first chunk is being made
   queue: [],
   known: {}, // captions and lengths of all shots that were ever queued, by id
   media: null, // media.init
@@ -19,11 +20,19 @@ export const EMPTY = {
   said: "", // for screen readers
   shared: null, // the address to watch, where it could not be copied
   compared: [], // takes that are marked
+  unsent: [], // captions of shots that a broken connection left unanswered
   answer: null, // ms from the last order to its first frame
   lag: null, // ms from a chunk's arrival to its first frame
 };
 
-const byId = (shots) => Object.fromEntries(shots.map((shot) => [shot.shot_id, shot]));
+/** The shots to come, with the one whose first chunk is being made. */
+export const comingOf = ({ beginning, queue }) => (beginning ? [beginning, ...queue] : queue);
+
+/** What is to come, and all that ever was. */
+function coming({ known }, beginning = null, queue) {
+  const told = comingOf({ beginning, queue }).map((shot) => [shot.shot_id, shot]);
+  return { beginning, queue, known: { ...known, ...Object.fromEntries(told) } };
+}
 
 const CHANGES = {
   "session.queued": (state, told) => ({ position: told }),
@@ -35,13 +44,12 @@ const CHANGES = {
     takes: told.takes,
     shots: told.shots,
     chunks: told.chunks,
-    queue: told.queue,
-    known: { ...state.known, ...byId(told.queue) },
+    ...coming(state, told.beginning, told.queue),
   }),
   "session.status": (state, told) => ({ status: told.status }),
   "session.metrics": (state, told) => ({ metrics: told }),
   "session.done": (state, told) => ({ done: told, status: "stopped" }),
-  queue: (state, told) => ({ queue: told.shots, known: { ...state.known, ...byId(told.shots) } }),
+  queue: (state, told) => coming(state, told.beginning, told.shots),
   "shot.changed": (state, { take_id, shot_id, asked_chunks }) => ({
     shots: state.shots.map((shot) =>
       take_id === state.take_id && shot.shot_id === shot_id ? { ...shot, asked_chunks } : shot,
@@ -56,6 +64,7 @@ const CHANGES = {
     take_id: told.take.take_id,
     takes: withTake(state.takes, told.take),
     shots: told.shots,
+    beginning: null,
     chunks: state.chunks.slice(
       0,
       told.replay
@@ -70,6 +79,7 @@ const CHANGES = {
     return {
       chunks: [...state.chunks.slice(0, chunk.chunk), chunk],
       shots: withChunk(state, chunk),
+      beginning: state.beginning?.shot_id === chunk.shot_id ? null : state.beginning,
       takes: state.takes.map((take) =>
         take.take_id === chunk.take_id
           ? { ...take, chunks: chunk.chunk + 1, seconds: chunk.time_s + chunk.seconds }

@@ -20,6 +20,8 @@ test("queued shots follow what is made and what the last shot lacks", () => {
   const { made, planned, blocks, end } = plan(state);
   assert.deepEqual([made, planned, end], [0.5625, 1.5, 6.0625]);
   assert.deepEqual(blocks.map((block) => block.time_s), [2.0625, 5.0625]);
+  const begins = plan({ ...state, shots: [], beginning: { shot_id: "a", seconds: 2 } });
+  assert.deepEqual([begins.begun.time_s, begins.blocks[0].time_s], [0.5625, 2.5625]);
   assert.equal(plan({ ...state, shots: [{ chunks: 4, asked_chunks: 3 }] }).planned, 0);
 });
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { at, EMPTY, madeOf, missed, ownerOf, parting, reduced } from "./page/state.js";
+import { at, comingOf, EMPTY, madeOf, missed, ownerOf, parting, reduced } from "./page/state.js";
 
 const chunk = (number, shot_id, more = {}) => ({
   type: "media.chunk",
@@ -58,6 +58,15 @@ test("chunks make shots, with the captions that were queued", () => {
   );
   assert.equal(madeOf(state), 33 / 16);
   assert.deepEqual([state.takes[0].chunks, state.takes[0].seconds], [3, 33 / 16]);
+});
+
+test("a shot whose first chunk is made is neither queued nor lost", () => {
+  const [first, second] = ["a", "b"].map((shot_id) => ({ shot_id, caption: "A", chunks: 2, seconds: 1 }));
+  const making = after({ type: "queue", beginning: first, shots: [second] });
+  assert.deepEqual(comingOf(making), [first, second]);
+  const made = reduced(making, chunk(0, "a"));
+  assert.equal(made.beginning, null);
+  assert.deepEqual([made.shots[0].caption, made.shots[0].asked_chunks], ["A", 2]);
 });
 
 test("a chunk that is filmed again replaces what followed it", () => {

@@ -58,12 +58,18 @@ export function Compare({ desk }) {
   const seek = (event) => {
     for (const player of players.current.values()) player.seek(Number(event.currentTarget.value));
   };
+  // Space presses the control that has the focus.
+  const keys = (event) => {
+    if (event.key !== " " || event.target.closest("button, input")) return;
+    event.preventDefault();
+    if (!event.repeat) toggle();
+  };
   return html`<${Dialog}
     desk=${desk}
     name="compare"
     label="Takes side by side"
     wide
-    onKey=${(event) => event.key === " " && (event.preventDefault(), toggle())}
+    onKey=${keys}
   >
     <div class="compare" data-count=${shown.length}>
       ${shown.map(

@@ -2,6 +2,7 @@
 
 import { html, useEffect, useState } from "../ui.js";
 import { chunkSeconds } from "../scale.js";
+import { comingOf } from "../state.js";
 import { Fault } from "./error.js";
 import { Seed, seedOf, Stepper } from "./fields.js";
 import { WordsField } from "./words_field.js";
@@ -9,14 +10,15 @@ import { WordsField } from "./words_field.js";
 const LONGEST = 40; // chunks that the stepper offers
 
 export function Prompt({ desk }) {
-  const { session, queue, shots, words, errors, done } = desk.state;
+  const { session, shots, unsent, words, errors, done } = desk.state;
   const [text, setText] = useState("");
   const [chunks, setChunks] = useState(4);
   const [seed, setSeed] = useState("");
   const [back, setBack] = useState(0); // how far back in what was typed before
   // Who just began a film goes on to type its first shot.
   useEffect(() => session.resumed || document.getElementById("prompt").focus(), []);
-  const said = [...shots, ...queue].map((shot) => shot.caption);
+  const all = [...shots, ...comingOf(desk.state)];
+  const said = [...all.map((shot) => shot.caption), ...unsent];
 
   const send = (cut) => {
     const caption = text.trim();
@@ -47,7 +49,7 @@ export function Prompt({ desk }) {
     <${Fault} desk=${desk} place="prompt" />
     <div class="line">
       <label class="number" for="prompt" aria-label="Caption of the next shot"
-        >${shots.length + queue.length + 1}</label
+        >${all.length + 1}</label
       >
       <${WordsField}
         id="prompt"

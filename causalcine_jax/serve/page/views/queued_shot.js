@@ -1,4 +1,5 @@
 // A shot to come: dragged to another place, made longer or shorter at its end, chosen to be edited.
+// While its first chunk is made it has begun, and is not moved any more.
 
 import { clock, html, useEffect, useRef, useState } from "../ui.js";
 import { dragging } from "../drag.js";
@@ -7,10 +8,11 @@ import { chunkSeconds } from "../scale.js";
 const KEYS = "Alt and arrows move it, Shift and arrows change its length, Delete removes it";
 const STEADY = 5; // px within which a press is a click
 
+/** place: among the queued shots, from 0; -1 of the shot whose first chunk is being made. */
 export function Queued({ desk, shot, place, number, blocks, scale }) {
   const [moving, setMoving] = useState(null); // {dx} or {chunks} while it is dragged
   const item = useRef(null);
-  const { directs } = desk.state.session;
+  const movable = desk.state.session.directs && place >= 0;
   const chunk = chunkSeconds(desk.state);
   const followed = useRef(false);
   // Moving its element in the page takes the focus away from it.
@@ -18,11 +20,12 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
     if (followed.current) item.current.querySelector("button").focus();
     followed.current = false;
   }, [place]);
+  const kind = place < 0 ? "Beginning" : "Queued";
   const chosen = desk.state.selected === shot.shot_id;
   const seconds = moving?.chunks ? moving.chunks * chunk : shot.seconds;
 
   const drag = (event) => {
-    if (!directs || event.button) return;
+    if (!movable || event.button) return;
     dragging(
       event,
       (dx) => Math.abs(dx) > STEADY && setMoving({ dx }),
@@ -34,7 +37,7 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
     );
   };
   const resize = (event) => {
-    if (!directs) return;
+    if (!movable) return;
     event.preventDefault();
     event.stopPropagation();
     const chunks = (dx) => Math.max(1, Math.round((shot.seconds + dx / scale.perSecond) / chunk));
@@ -49,7 +52,7 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
   };
   const keys = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!directs) return;
+    if (!movable) return;
     if (step && event.altKey) {
       followed.current = true;
       desk.move(shot.shot_id, place + step);
@@ -69,16 +72,16 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
     transform: moving?.dx ? `translateX(${moving.dx}px)` : "",
   };
   return html`<li
-    class="queued ${chosen ? "chosen" : ""} ${moving ? "moving" : ""}"
+    class="${place < 0 ? "begins" : "queued"} ${chosen ? "chosen" : ""} ${moving ? "moving" : ""}"
     style=${style}
     ref=${item}
   >
     <button
       class="shot"
       data-shot=${shot.shot_id}
-      aria-label=${`Queued shot ${number}, ${seconds.toFixed(1)} seconds: ${shot.caption}`}
+      aria-label=${`${kind} shot ${number}, ${seconds.toFixed(1)} seconds: ${shot.caption}`}
       aria-pressed=${chosen}
-      aria-description=${directs ? KEYS : undefined}
+      aria-description=${movable ? KEYS : undefined}
       title=${shot.caption}
       onPointerDown=${drag}
       onKeyDown=${keys}
@@ -89,7 +92,7 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
       <span class="label"><b>${number}</b> ${shot.caption}</span>
       <span class="length">${clock(seconds)}</span>
     </button>
-    ${directs && html`<span class="handle" aria-hidden="true" onPointerDown=${resize}></span>`}
+    ${movable && html`<span class="handle" aria-hidden="true" onPointerDown=${resize}></span>`}
   </li>`;
 }
 

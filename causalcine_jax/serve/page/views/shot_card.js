@@ -2,32 +2,43 @@
 
 import { html, timecode, times, useEffect, useState } from "../ui.js";
 import { chunkSeconds } from "../scale.js";
-import { at, takeNumber } from "../state.js";
+import { at, comingOf, takeNumber } from "../state.js";
 import { Fault } from "./error.js";
 import { Seed, seedOf, Stepper } from "./fields.js";
 import { WordsField } from "./words_field.js";
 
+const BEGINS = "This shot has just begun. Once its first frames are here, Enter films it again.";
+
 export function ShotCard({ desk }) {
-  const { shots, queue } = desk.state;
+  const { shots, beginning } = desk.state;
   const shot = desk.shot;
   if (!shot)
     return html`<section class="card">
       <h2>Shot</h2>
       <p class="hint">Shots that you type appear here.</p>
     </section>`;
-  const queued = queue.findIndex((each) => each.shot_id === shot.shot_id);
-  const number =
-    queued < 0
-      ? shots.findIndex((each) => each.shot_id === shot.shot_id) + 1
-      : shots.length + queued + 1;
-  const View = queued < 0 ? MadeCard : QueuedCard;
-  return html`<${View}
+  const coming = comingOf(desk.state);
+  const number = [...shots, ...coming].findIndex((each) => each.shot_id === shot.shot_id) + 1;
+  return html`<${Card}
     key=${shot.shot_id}
     desk=${desk}
     shot=${shot}
     number=${number}
-    place=${queued}
+    made=${number <= shots.length}
+    place=${number - 1 - shots.length - (beginning ? 1 : 0)}
   />`;
+}
+
+/**
+ * One component from queue to film, so that a field which is typed in stays when the shot begins.
+ * place: among the queued shots, from 0; -1 of the shot whose first chunk is being made.
+ */
+function Card({ shot, made, ...given }) {
+  const [caption, setCaption] = useState(shot.caption);
+  const [seed, setSeed] = useState("");
+  useEffect(() => setCaption(shot.caption), [shot.caption]);
+  const draw = made ? madeCard : queuedCard;
+  return draw({ ...given, shot, caption, setCaption, seed, setSeed });
 }
 
 function Caption({ desk, shot, value, onValue, onEnter }) {
@@ -47,11 +58,8 @@ function Caption({ desk, shot, value, onValue, onEnter }) {
     />`;
 }
 
-function MadeCard({ desk, shot, number }) {
+function madeCard({ desk, shot, number, caption, setCaption, seed, setSeed }) {
   const { session } = desk.state;
-  const [caption, setCaption] = useState(shot.caption);
-  const [seed, setSeed] = useState("");
-  useEffect(() => setCaption(shot.caption), [shot.caption]);
   const retake = () => {
     const words = caption.trim();
     desk.retake(shot.shot_id, {
@@ -113,22 +121,25 @@ function MadeCard({ desk, shot, number }) {
   </section>`;
 }
 
-function QueuedCard({ desk, shot, number, place }) {
+function queuedCard({ desk, shot, number, place, caption, setCaption }) {
   const { session, queue } = desk.state;
-  const [caption, setCaption] = useState(shot.caption);
-  useEffect(() => setCaption(shot.caption), [shot.caption]);
+  const begins = place < 0;
   const keep = () => {
     const words = caption.trim();
-    if (words && words !== shot.caption) desk.update(shot.shot_id, { caption: words });
+    if (!words || words === shot.caption) return;
+    if (begins) desk.fail(`shot ${shot.shot_id}`, { message: BEGINS });
+    else desk.update(shot.shot_id, { caption: words });
   };
   const longer = (step) => desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + step) });
   const disabled = !session.directs;
-  return html`<section class="card" aria-label=${`Queued shot ${number}`}>
+  const kind = begins ? "Beginning" : "Queued";
+  return html`<section class="card" aria-label=${`${kind} shot ${number}`}>
     <h2>
       Shot ${number}<span class="row"
-        >queued
+        >${begins ? "begins" : "queued"}
         ${
           !disabled &&
+          !begins &&
           html`<button
               type="button"
               class="quiet"
@@ -170,12 +181,16 @@ function QueuedCard({ desk, shot, number, place }) {
           />
           <button
             type="button"
+            disabled=${begins}
             onClick=${() => desk.remove(shot.shot_id)}
             title="Remove it (Delete)"
           >
             Remove
           </button>
-          <button class="strong" disabled=${!caption.trim() || caption.trim() === shot.caption}>
+          <button
+            class="strong"
+            disabled=${begins || !caption.trim() || caption.trim() === shot.caption}
+          >
             Change
           </button>
         </div>`

@@ -1,7 +1,7 @@
 // The picture, as large as it can be, and the buttons that move the playhead.
 
-import { html, timecode, useEffect, useRef } from "../ui.js";
-import { madeOf } from "../state.js";
+import { html, timecode, times, useEffect, useRef } from "../ui.js";
+import { comingOf, madeOf } from "../state.js";
 
 export function Stage({ desk }) {
   const { session, link, media, playing, chunks, position, opening, done, queue, status } =
@@ -22,9 +22,10 @@ export function Stage({ desk }) {
     return () => cancelAnimationFrame(id);
   }, []);
   if (position) {
+    const before = position.position - 1;
     return html`<section class="stage">
       <p class="waiting" role="status">
-        <b>${position.position === 1 ? "You are next" : `${position.position} are before you`}</b>
+        <b>${before ? `${times(before, "film")} before you` : "You are next"}</b>
         ${position.reason}. The film begins when one ends.
         <button onClick=${() => desk.close()}>Do not wait</button>
       </p>
@@ -56,7 +57,7 @@ export function Stage({ desk }) {
           empty &&
           html`<p class="first">
             ${
-              queue.length || status === "making"
+              comingOf(desk.state).length || status === "making"
                 ? "The first frames are being made …"
                 : "Type the first shot below."
             }

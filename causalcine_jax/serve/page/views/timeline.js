@@ -14,7 +14,7 @@ export function Timeline({ desk }) {
   const { video } = desk.player;
   const outer = useRef(null);
   const head = useRef(null);
-  const { made, planned, blocks, end } = plan(state);
+  const { made, planned, begun, blocks, end } = plan(state);
   const scale = scaleOf(state, end);
   const scrub = useScrub(desk, outer, scale);
   useMeasured(desk, outer);
@@ -58,13 +58,13 @@ export function Timeline({ desk }) {
             scale=${scale}
           />`
         }
-        ${blocks.map(
+        ${(begun ? [begun, ...blocks] : blocks).map(
           (shot, i) =>
             html`<${Queued}
               key=${shot.shot_id}
               desk=${desk}
               shot=${shot}
-              place=${i}
+              place=${begun ? i - 1 : i}
               number=${state.shots.length + i + 1}
               blocks=${blocks}
               scale=${scale}

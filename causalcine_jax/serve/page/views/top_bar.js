@@ -18,6 +18,7 @@ const LINKS = {
   refused: "No answer, trying again",
 };
 const ENDS = {
+  stopped: "The director ended this film",
   idle: "Closed after a while without anyone here",
   lifetime: "Closed after its longest time",
   replaced: "Directed from another window",
