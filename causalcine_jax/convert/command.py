@@ -68,9 +68,8 @@ def _convert(config: ConvertConfig) -> None:
             _write_orbax(config, networks, sources)
         else:
             layout = _layout(config, networks)
-            writing.write(
-                layout, config.out, _request(config, layout, sources), sources, config.progress
-            )
+            request = _request(config, layout, networks)
+            writing.write(layout, config.out, request, sources, config.progress)
     _print_notes(networks)
     print(sampling_note(converted_metadata(config, networks)), file=sys.stderr)
     print(f"{config.out}: {', '.join(network.part for network in networks)} as {config.to}")
@@ -139,11 +138,8 @@ def _open_part(
 
 
 def _layout(config: ConvertConfig, networks: list[Network]) -> FolderLayout:
-    dtype, shard_bytes, tokenizer = (
-        TARGET_DTYPES[config.dtype],
-        int(config.shard_gb * 1e9),
-        _tokenizer(config, networks),
-    )
+    dtype, shard_bytes = TARGET_DTYPES[config.dtype], int(config.shard_gb * 1e9)
+    tokenizer = _tokenizer(config, networks)
     metadata = converted_metadata(config, networks)
     if config.to == "diffusers":
         shift = recorded_shift(config, metadata)
@@ -182,15 +178,21 @@ def _tokenizer(config: ConvertConfig, networks: list[Network]) -> dict[str, byte
     )
 
 
-def _request(config: ConvertConfig, layout: FolderLayout, sources: list[Path]) -> dict[str, Any]:
+def _request(
+    config: ConvertConfig, layout: FolderLayout, networks: list[Network]
+) -> dict[str, Any]:
     """Identifies a conversion: one with an equal request may reuse the shards of an earlier run."""
+    read = {
+        file for each in networks for file in (*each.tensors.files, *each.tensors.settings_files)
+    }
     return {
         "to": config.to,
         "weights": config.weights,
         "lora": [[str(each.path.absolute()), each.strength] for each in loras(config.lora)],
         "lora_alpha": config.lora_alpha,
         "sources": [
-            [str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in sources
+            [str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns]
+            for file in sorted(read)
         ],
         "shards": {
             shard.file: [

@@ -20,7 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from causalcine_jax.convert import checkpoint_keys, diffusers_configs, eight_bits, lora, lora_terms
+from causalcine_jax.convert import (
+    checkpoint_keys,
+    diffusers_configs,
+    eight_bits,
+    lora,
+    lora_scale,
+    lora_terms,
+)
 from causalcine_jax.convert.diffusers_tables import TIED, KeyTable, key_table
 from causalcine_jax.convert.find import Location, adapter_file, find_part
 from causalcine_jax.convert.metadata import read_settings
@@ -46,6 +53,7 @@ class PartTensors:
     foreign_config  config.json is Diffusers' or transformers', where omitted fields mean Wan2.1's
     complete    config.json must state what shapes cannot (see `find.Location`)
     files       that the tensors are read from
+    settings_files  beside them, which change what is read: config.json, adapter_config.json
     absent      keys that an index lists and no file has
     notes       lines for the user about how they are read
     """
@@ -62,6 +70,7 @@ class PartTensors:
         self.path, self.part = where.weights, part
         self.complete = where.complete
         self.files: list[Path] = list(tensors.files)
+        self.settings_files: list[Path] = [where.config] if where.config else []
         self.notes: list[str] = []
         self._tensors = tensors
         scales = eight_bits.scales(names, tensors, str(self.path))
@@ -104,6 +113,7 @@ class PartTensors:
         names = {"to_original": self._table.to_original, "to_diffusers": self._table.to_diffusers}
         found = lora.adapter(asked, tensors, self.shapes, names, alpha)
         self.files += tensors.files
+        self.settings_files += lora_scale.settings_files(tensors.files[0])
         taken = [term.named for terms in found.terms.values() for term in terms]
         self.notes += [*_choice(tensors, taken), str(found)]
         for key, terms in found.terms.items():

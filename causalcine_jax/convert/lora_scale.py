@@ -80,10 +80,7 @@ def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[S
       DataError: adapter_config.json or the header is invalid, or describes another kind of adapter.
       UsageError: the flag is not a positive number.
     """
-    found = []
-    beside = file.parent / CONFIG
-    if beside.is_file():
-        found.append(_peft(CONFIG, beside, read_settings(beside)))
+    found = [_peft(CONFIG, beside, read_settings(beside)) for beside in settings_files(file)]
     found.append(_header(file, header))
     if packed := header.get("lora_adapter_metadata"):
         try:
@@ -103,6 +100,12 @@ def sources(file: Path, header: Mapping[str, str], flag: float | None) -> list[S
             raise UsageError(f"{FLAG} must be a positive number, not {flag}")
         found.append(ScaleSource(FLAG, alpha=flag))
     return found
+
+
+def settings_files(file: Path) -> list[Path]:
+    """The adapter_config.json beside the adapter in `file`, if there is one."""
+    beside = file.parent / CONFIG
+    return [beside] if beside.is_file() else []
 
 
 def scale_of(names: Sequence[str], rank: int, found: list[ScaleSource]) -> AdapterScale:

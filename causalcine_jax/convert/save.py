@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -68,7 +69,8 @@ def save_model(
         step.
       text_encoder, tokenizer: given together or not at all. A path names a model whose text encoder
         is copied without being loaded: as hard links where it lies in a model folder.
-      dtype: of every tensor on disk, bfloat16 or float32.
+      dtype: on disk, bfloat16 or float32. A VAE that it would round is float32: latents made with
+        it must stay valid.
       metadata: the new content of metadata.json (JSON values).
 
     Raises:
@@ -86,12 +88,13 @@ def save_model(
         )
     if all(network is None for network in (transformer, vae, text_encoder)):
         raise UsageError("nothing to save: give a transformer, a vae or a text encoder")
-    parts: list[tuple[str, nnx.Module, Config, list[tables.TensorPlace]]] = []
+    parts: list[tuple[str, nnx.Module, Config, list[tables.TensorPlace], np.dtype]] = []
     if transformer is not None:
         places = tables.places(transformer, tables.TRANSFORMER, transformer.config.patch_size)
-        parts.append(("transformer", transformer, transformer.config, places))
+        parts.append(("transformer", transformer, transformer.config, places, dtype))
     if vae is not None:
-        parts.append(("vae", vae, vae.cfg, tables.places(vae, tables.VAE)))
+        exact = dtype if _holds_exactly(dtype, vae) else np.dtype(np.float32)
+        parts.append(("vae", vae, vae.cfg, tables.places(vae, tables.VAE), exact))
     if isinstance(text_encoder, UMT5Encoder):
         parts.append(
             (
@@ -99,12 +102,13 @@ def save_model(
                 text_encoder,
                 text_encoder.cfg,
                 tables.places(text_encoder, tables.TEXT_ENCODER),
+                dtype,
             )
         )
     if not is_first():
-        for _, network, _, places in parts:
+        for _, network, _, places, of_part in parts:
             # Take part in gathering every parameter; the first process writes it.
-            collections.deque(_tensors(network, places, dtype), maxlen=0)
+            collections.deque(_tensors(network, places, of_part), maxlen=0)
         return
     with one_writer(folder, beside=True):
         _clear_remains(folder)
@@ -113,8 +117,8 @@ def save_model(
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
             try:
                 partial.chmod(0o755)
-                for part, network, config, places in parts:
-                    _write_part(partial, part, network, config, places, dtype)
+                for part, network, config, places, of_part in parts:
+                    _write_part(partial, part, network, config, places, of_part)
                 if isinstance(text_encoder, Path):
                     _copy_text_encoder(text_encoder, partial, dtype)
                 if tokenizer is not None and not (partial / "text_encoder" / FILE_NAME).exists():
@@ -125,6 +129,14 @@ def save_model(
                 _replace(folder, partial)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _holds_exactly(dtype: np.dtype, network: nnx.Module) -> bool:
+    """Whether no weight is rounded to `dtype`."""
+    return all(
+        bool(jnp.array_equal(leaf, leaf.astype(dtype).astype(leaf.dtype)))
+        for leaf in jax.tree.leaves(network)
+    )
 
 
 def weights_hash(folder: str | os.PathLike) -> str:

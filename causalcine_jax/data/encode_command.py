@@ -32,8 +32,12 @@ from causalcine_jax.utils.output import check_disk, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
 
-def encode_storyworld(config: EncodeConfig, *, progress: bool = True) -> LatentStore:
+def encode_storyworld(
+    config: EncodeConfig, *, progress: bool = True, flag: str = "--out"
+) -> LatentStore:
     """Writes the store and returns it, open. Called again after an interruption, it resumes.
+
+    `flag` names `config.out` in messages.
 
     Raises:
       UsageError: the request is bad, or `config.out` is another store or cannot be had
@@ -42,15 +46,15 @@ def encode_storyworld(config: EncodeConfig, *, progress: bool = True) -> LatentS
       StoppedEarly: for a KeyboardInterrupt; the films so far are kept.
     """
     kept = "stopped: the films so far are kept; the same command goes on from there"
-    with one_writer(config.out, beside=True), kept_when_stopped(kept):
-        return _encode(config, progress)
+    with one_writer(config.out, beside=True, flag=flag), kept_when_stopped(kept):
+        return _encode(config, progress, flag)
 
 
-def _encode(config: EncodeConfig, progress: bool) -> LatentStore:
-    task = _Task(config)
-    check_disk(task.writer.fewest_bytes(), config.out)
+def _encode(config: EncodeConfig, progress: bool, flag: str) -> LatentStore:
+    task = _Task(config, flag)
+    check_disk(task.writer.fewest_bytes(), config.out, flag=flag)
     pending = sum(len(shard) for shard in task.writer.pending())
-    check_disk(pending * task.writer.spec.film_bytes, config.out)
+    check_disk(pending * task.writer.spec.film_bytes, config.out, flag=flag)
     start = time.monotonic()
     there = config.films - pending
     with progress_bar(config.films, "film", "encode", done=there, shown=progress) as bar:
@@ -72,7 +76,7 @@ def _encode(config: EncodeConfig, progress: bool) -> LatentStore:
 class _Task:
     """What one process needs to encode its part."""
 
-    def __init__(self, config: EncodeConfig):
+    def __init__(self, config: EncodeConfig, flag: str = "--out"):
         self.batch = config.batch
         vae = load_vae(config.model)
         self.vae = encoding_vae(config.model, vae)
@@ -80,7 +84,7 @@ class _Task:
         self.source = StoryWorldFilms(WORLDS[config.world](), config.seed)
         spec = storyworld_spec(self.source, config.films, vae, self.tokenizer, config.text_len)
         self.writer = LatentStoreWriter(
-            config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard)
+            config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard), flag=flag
         )
 
     def run(self, index: int, count: int, on_progress) -> None:

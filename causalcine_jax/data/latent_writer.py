@@ -49,7 +49,7 @@ class NewRecord:
 
 
 class LatentStoreWriter:
-    """Writes a store of spec `spec` to `path`, or resumes one.
+    """Writes a store of spec `spec` to `path`, or resumes one. `flag` names it in messages.
 
     Raises:
       UsageError: a complete or partial store of another spec exists; names the differences. Or the
@@ -57,8 +57,8 @@ class LatentStoreWriter:
       DataError: writing failed.
     """
 
-    def __init__(self, path: str | os.PathLike, spec: StoreSpec):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike, spec: StoreSpec, *, flag: str = "--out"):
+        self.path, self._flag = Path(path), flag
         check_utf8(self.path)  # before a folder is made
         self.spec = spec
         self._partial = partial_path(self.path)
@@ -66,9 +66,9 @@ class LatentStoreWriter:
         if self.path.exists() and not _is_empty(self.path):
             if self.path.is_dir() and not (self.path / SPEC_FILE).exists():
                 raise UsageError(
-                    f"{self.path} holds something else than a latent store: choose another --out"
+                    f"{self.path} holds something else than a latent store: choose another {flag}"
                 )
-            _require_same(self.path, read_spec(self.path), spec)
+            self._require_same(self.path, read_spec(self.path))
             return
         check_no_link(self.path)
         try:
@@ -88,7 +88,20 @@ class LatentStoreWriter:
         if self._begun() == 0 and there != self.spec:
             shutil.rmtree(self._partial)
         else:
-            _require_same(self._partial, there, self.spec)
+            self._require_same(self._partial, there)
+
+    def _require_same(self, folder: Path, there: StoreSpec) -> None:
+        asked = dataclasses.asdict(self.spec)
+        differing = [
+            f"{name} is {value!r}, asked {asked[name]!r}"
+            for name, value in dataclasses.asdict(there).items()
+            if value != asked[name]
+        ]
+        if differing:
+            raise UsageError(
+                f"{folder} was made with other settings: {'; '.join(differing)}. "
+                f"Choose another {self._flag}, or delete it"
+            )
 
     def fewest_bytes(self) -> int:
         """A lower bound of the bytes still to be written, without listing the shards."""
@@ -174,20 +187,6 @@ class LatentStoreWriter:
 
 def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
-
-
-def _require_same(folder: Path, there: StoreSpec, wanted: StoreSpec) -> None:
-    asked = dataclasses.asdict(wanted)
-    differing = [
-        f"{name} is {value!r}, asked {asked[name]!r}"
-        for name, value in dataclasses.asdict(there).items()
-        if value != asked[name]
-    ]
-    if differing:
-        raise UsageError(
-            f"{folder} was made with other settings: {'; '.join(differing)}. "
-            "Choose another --out, or delete it"
-        )
 
 
 def as_float16(latents: np.ndarray, where: str = "") -> np.ndarray:

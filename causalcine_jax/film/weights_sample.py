@@ -45,10 +45,11 @@ def loaded_sample(model: Model) -> dict[str, str]:
         TEXT: model.text_encoder,
         "tiny decoder": model.tiny_decoder,
     }
-    return {name: _digest(net) for name, net in networks.items() if net is not None}
+    return {name: network_sample(net) for name, net in networks.items() if net is not None}
 
 
-def _digest(network: Any) -> str:
+def network_sample(network: Any) -> str:
+    """The same of one loaded network, or of a part of one."""
     leaves = jax.tree.leaves(network)
     told = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
     numbers = gather_to_host(_sampled(leaves))

@@ -17,7 +17,8 @@ TIME_SHARED_BY = ("film", "chunk")
 class TimeConfig:
     """Noise times in training: uniform positions, bent by `shift` (Wan2.1 uses 5).
 
-    shift         larger values move the times toward noise
+    shift         larger values move the times toward noise. In stage teacher_forcing it is also
+                  that of the exported model's sampler. A student's is self_forcing.shift
     shared_by     film: one time per film (paper Eq. 5); chunk: one per chunk
     stratified    with shared_by=film: draw one position from each of B equal parts of the schedule
                   instead of B independent ones; the loss then varies less
@@ -69,7 +70,8 @@ class DataConfig:
                 which matters for clips of one frame
     threads     threads that read films ahead; 0 reads between steps, enough for small films
     workers     processes that paint clips ahead in stage autoencoder; 0 uses threads instead
-    max_bad_fraction  corrupt records are skipped and counted; a larger fraction stops the run
+    max_bad_fraction  corrupt records are skipped and counted; a larger fraction stops the run.
+                It must be below 1
     chunks      length of the parts that films are cut to in stages teacher_forcing and dmd, each
                 from a shot's start on, another one at every visit; held-out films too. 0: whole
                 films
@@ -105,7 +107,9 @@ class DataConfig:
             )
         if self.embeddings and self.retell:
             yield "data.embeddings: data.retell rewords the prompts; leave one of the two out"
-        yield from range_faults("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+        yield from range_faults(
+            "data.max_bad_fraction", self.max_bad_fraction, 0, 1, open_high=True
+        )
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,8 @@ class CheckpointConfig:
 
     every         steps between checkpoints; the last `keep` of them stay
     export_every  steps between exports of the model; 0: only at the end
-    export_dtype  of the exported weights
+    export_dtype  of the exported weights. A VAE that was not trained is never rounded: it stays
+                  float32 if bfloat16 does not hold it, so that its latents stay valid
     """
 
     every: int = 500
@@ -188,7 +193,8 @@ class SampleConfig:
 
     every            steps between films; 0: never
     at_end           one more after the last step
-    steps, guidance  of its sampler
+    steps, guidance  of its sampler. In stage teacher_forcing they also become the exported model's
+                     defaults, with time.shift. A student's sampler is that of self_forcing
     story            a story file to film; "" films one of StoryWorld, if the data is StoryWorld's
     """
 

@@ -3,9 +3,10 @@
     config -> stage (networks, data, losses) -> state, new or from OUT/checkpoints -> steps
            -> OUT/model
 
-OUT holds config.json, metrics.jsonl, loss.png, checkpoints/, model/ and samples/. A run that finds
-checkpoints in OUT continues from the newest; its results are bitwise those of an uninterrupted run.
-SIGTERM and Ctrl-C save after the step in progress.
+OUT holds config.json, metrics.jsonl, loss.png, checkpoints/, model/ and samples/, and
+fixed_weights.json if some networks are not trained. A run that finds checkpoints in OUT continues
+from the newest; its results are bitwise those of an uninterrupted run. SIGTERM and Ctrl-C save
+after the step in progress.
 
 The host waits for a step only to write a record, but stays at most two steps ahead of the devices;
 with several processes it waits for every slow one (SLOW_STEP).
@@ -24,27 +25,32 @@ from pathlib import Path
 
 import jax
 
+from causalcine_jax.errors import one_line
 from causalcine_jax.parallel.gathering import any_process, several
 from causalcine_jax.parallel.mesh import check_batch, make_mesh
 from causalcine_jax.parallel.processes import by_first, check_same, check_shared, is_first
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
 from causalcine_jax.training.checkpoints import Checkpoints
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.due import Due, due_at, film_folder, undone
 from causalcine_jax.training.first_state import first_state
+from causalcine_jax.training.fixed_weights import FILE as SAMPLES
+from causalcine_jax.training.fixed_weights import check_fixed, fixed_samples
 from causalcine_jax.training.held_out import HeldOut
 from causalcine_jax.training.metrics import FILE as METRICS
 from causalcine_jax.training.metrics import MetricLog, NoLog, draw_loss_curve
 from causalcine_jax.training.record import StepTimer, check_record, record_of
-from causalcine_jax.training.same_run import FILE, any_checkpoint, check_same_run, save_config
+from causalcine_jax.training.same_run import FILE, check_same_run, newest_checkpoint, save_config
 from causalcine_jax.training.stages.build import make_stage
-from causalcine_jax.training.state import Stage, TrainState
+from causalcine_jax.training.state import Nets, Stage, TrainState
 from causalcine_jax.training.step import make_update
 from causalcine_jax.training.step_memory import CheckedProgram
 from causalcine_jax.training.stopping import StopRequest
 from causalcine_jax.utils.arrays import tree_bytes
 from causalcine_jax.utils.output import check_disk, check_renames, check_utf8, one_writer
 
-FILES = (FILE, METRICS, "loss.png")
+FILES = (FILE, SAMPLES, METRICS, "loss.png")
+FLAG = "--config.out"
 STEPS_AHEAD = 2
 # Seconds. With several processes the host waits for every step that takes longer, so that a signal
 # ends the run after the step in progress; a host that waits costs such steps nothing.
@@ -79,7 +85,7 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
                 "jax": jax.__version__,
             }
         )
-        by_first(lambda: held.enter_context(one_writer(out, FILES)))
+        by_first(lambda: held.enter_context(one_writer(out, FILES, flag=FLAG)))
         if config.matmul_precision:
             held.enter_context(jax.default_matmul_precision(config.matmul_precision))
         changed = by_first(lambda: check_same_run(out, config, force=force)) or []
@@ -88,7 +94,9 @@ def train(config: TrainConfig, stage: Stage | None = None, *, force: bool = Fals
             check_batch(mesh, config.batch, optim.accumulation)
         stage = stage or make_stage(config)
         # Where steps were trained, their config stays at first: a changed one follows later.
-        kept = lambda: any_checkpoint(out) and (out / FILE).is_file()
+        kept = lambda: newest_checkpoint(out) is not None and (out / FILE).is_file()
+        samples = fixed_samples(config, stage)
+        by_first(lambda: check_fixed(out, config, samples, resumed=kept()))
         by_first(lambda: None if kept() else save_config(out, config))
         check_shared(out, "out")
         run = Run(config, stage, out, mesh, stop)
@@ -137,9 +145,13 @@ class Run:
             f"{_count(state.params):,} parameters, {jax.device_count()} "
             f"{jax.devices()[0].device_kind}, out {self.out}"
         )
-        by_first(lambda: check_disk(self._bytes_to_come(state), self.out))
+        by_first(lambda: check_disk(self._bytes_to_come(state), self.out, flag=FLAG))
         by_first(lambda: check_renames(self.out))
         self.stop.immediate = False
+        if self.start:  # a kill may have come after its checkpoint and before the rest
+            due = due_at(config, self.start)
+            due = undone(self.out, self.start, due, films=stage.sample is not None)
+            self._make(due, self.start, state, fixed)
         self.clock.lap()
         in_flight: deque = deque()
         ahead, begun = STEPS_AHEAD, 0.0
@@ -187,14 +199,9 @@ class Run:
                 self._record(number, state)
             if number % config.checkpoint.every == 0 or number == config.steps or stop_now:
                 self.checkpoints.save(number, state, stage.batches)
-            if stop_now:  # what else is due at this step would be skipped when the run goes on
+            if stop_now:
                 self.checkpoints.wait()
-            if self.measure_held_out and (
-                number % config.held_out.every == 0 or number == config.steps
-            ):
-                self.log.write({"step": number, **self.measure_held_out(state, fixed)})
-                self.clock.lap()
-            self._periodic(number, state)
+            self._make(due_at(config, number), number, state, fixed)
             if stop_now and number < config.steps:
                 self.log.say(
                     f"stopped and saved at step {number}; the same command goes on from there"
@@ -225,11 +232,12 @@ class Run:
         for line in check_record(config, stage, record, self.checkpoints.latest):
             self.log.say(line)
 
-    def _periodic(self, number: int, state: TrainState) -> None:
-        config = self.config
-        due = lambda every: every and number % every == 0 and number < config.steps
-        if due(config.checkpoint.export_every) or due(config.sample.every):
-            self._export(number, state, sample=bool(due(config.sample.every)))
+    def _make(self, due: Due, number: int, state: TrainState, fixed: Nets) -> None:
+        if due.held_out and self.measure_held_out:
+            self.log.write({"step": number, **self.measure_held_out(state, fixed)})
+            self.clock.lap()
+        if due.model:
+            self._export(number, state, sample=due.film)
             self.clock.lap()
 
     def _export(self, number: int, state: TrainState, *, sample: bool) -> None:
@@ -251,7 +259,13 @@ class Run:
             return
         self.log.say(f"model of step {number}: {folder}")
         if sample and self.stage.sample:
-            self.stage.sample(folder, self.out / "samples" / f"{number:06d}", number)
+            try:
+                self.stage.sample(folder, film_folder(self.out, number), number)
+            except Exception as error:  # no fault of a film is worth the steps since a checkpoint
+                why = f"{type(error).__name__}: {one_line(error)}"
+                self.log.say(
+                    f"note: no sample film of step {number} ({why}); the model is complete"
+                )
         draw_loss_curve(self.out)
 
 

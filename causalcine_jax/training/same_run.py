@@ -47,8 +47,10 @@ FIXED = (
 TOLD = ("steps",)
 
 
-def any_checkpoint(out: Path) -> bool:
-    return any(step.name.isdecimal() for step in (out / "checkpoints").glob("*"))
+def newest_checkpoint(out: Path) -> int | None:
+    """The step of the newest complete checkpoint of the run in `out`."""
+    names = [step.name for step in (out / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
 def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> list[str]:
@@ -58,11 +60,16 @@ def check_same_run(out: Path, config: TrainConfig, *, force: bool = False) -> li
 
     Raises:
       UsageError: it is another run; or, unless `force`, a field that the loss curve depends on was
-        changed (other than `steps`).
+        changed (other than `steps`); or it is already past `steps`.
       DataError: the saved config cannot be read.
     """
-    saved = any_checkpoint(out)
-    if not (out / FILE).is_file() or not saved:
+    newest = newest_checkpoint(out)
+    if newest is not None and newest > config.steps:
+        raise UsageError(
+            f"{out} holds a checkpoint of step {newest}, and steps is {config.steps}: raise steps "
+            f"to {newest} or more, or delete the later ones in {out / 'checkpoints'}"
+        )
+    if not (out / FILE).is_file() or newest is None:
         return []
     before = _saved(out)
     lines = _changes(before, config)

@@ -20,7 +20,7 @@ from causalcine_jax.parallel.gathering import several
 from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.storyworld import WorldConfig, WorldStory, sample_story
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.film_data import film_vae, open_store
+from causalcine_jax.training.film_stores import film_vae, open_store
 from causalcine_jax.training.known_prompts import (
     embed_sample,
     embeddings_for,

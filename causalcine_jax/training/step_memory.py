@@ -15,6 +15,7 @@ from causalcine_jax.utils import machine_memory
 
 # A CPU's memory is also other programs', and what this process has freed is in its own heap.
 SURE = 1.25
+SMALLER_FILMS = "smaller films (data.store)"
 
 
 class CheckedProgram:
@@ -48,6 +49,8 @@ class CheckedProgram:
             config = self._config
             lower = [*smaller_step(config, jax.device_count())]
             lower.append(f"--config.batch=N below {config.batch}")
+            if not config.facts.clips:  # whose size is among the flags
+                lower.append(SMALLER_FILMS)
             check_fits(program, self._what, "weights and optimizer", lower, self._say)
             self._programs[shapes] = program
         return self._programs[shapes]
@@ -68,7 +71,7 @@ def check_fits(
     Args:
       what: what a run of it makes.
       beside: what is in memory already.
-      lower: flags that make it smaller.
+      lower: what makes it smaller, such as flags; at least one.
       say: is told if memory may not suffice.
     """
     fault, doubt = _judged(program, what, beside, lower)
@@ -84,7 +87,8 @@ def _judged(
     needed, room = working_bytes(program), free_memory()
     if needed is None or room is None or needed <= room:
         return "", ""
-    choose = f"choose {', '.join([*lower, 'or smaller films (data.store)'])}"
+    *first, last = lower
+    choose = f"choose {', '.join([*first, f'or {last}' if first else last])}"
     bytes_said = f"takes {needed:,} bytes beside {beside}, and memory has {room:,} free"
     if jax.default_backend() == "cpu" and needed <= SURE * room:
         return "", f"note: memory may not suffice: {what} {bytes_said}; if it ends there, {choose}"

@@ -1,4 +1,4 @@
-"""A command's --out: checked before the work begins, and written by one process at a time.
+"""A command's output: checked before the work begins, and written by one process at a time.
 
     with one_writer(out, ("film.json", "film.mp4"), overwrite=False):
         ...
@@ -32,7 +32,12 @@ TRIES = 100  # other processes may come and go as often between two steps of our
 
 @contextlib.contextmanager
 def one_writer(
-    out: str | Path, files: Sequence[str] = (), *, overwrite: bool = True, beside: bool = False
+    out: str | Path,
+    files: Sequence[str] = (),
+    *,
+    overwrite: bool = True,
+    beside: bool = False,
+    flag: str = "--out",
 ) -> Iterator[None]:
     """Holds the folder `out`, which it makes, as its one writer.
 
@@ -44,6 +49,7 @@ def one_writer(
       files: names or patterns of what will be written into it.
       overwrite: whether they may be there already. This removes nothing: `remove_files` does.
       beside: the lock is .NAME.lock beside `out`, which another folder will replace at the end.
+      flag: what names `out`, for messages.
 
     Raises:
       UsageError: another process writes there, a file or folder is in the way, `out` cannot be
@@ -51,12 +57,12 @@ def one_writer(
       DataError: the disk is full.
     """
     out = Path(out)
-    with _cannot_write(out, "--out"):
-        check_kinds(out, files)
+    with _cannot_write(out, flag):
+        check_kinds(out, files, flag=flag)
     folder, name = (
         (out.absolute().parent, f".{out.absolute().name}{LOCK}") if beside else (out, LOCK)
     )
-    with _locked(folder / name, out, "--out"):
+    with _locked(folder / name, out, flag):
         if not overwrite:
             check_absent(out, files)
         if not beside:
@@ -159,10 +165,11 @@ def check_utf8(path: Path) -> None:
         ) from None
 
 
-def check_disk(needed: int, out: Path, *, freed: int = 0) -> None:
+def check_disk(needed: int, out: Path, *, freed: int = 0, flag: str = "--out") -> None:
     """Raises `DataError` if the disk of `out`, which need not exist, has under `needed` bytes.
 
     freed  bytes of an earlier result, which is removed first
+    flag   what names `out`, for messages
     """
     out = Path(out)
     there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
@@ -170,7 +177,7 @@ def check_disk(needed: int, out: Path, *, freed: int = 0) -> None:
     if needed > free:
         raise DataError(
             f"not enough room on the disk: {out} needs up to {_size(needed)}, "
-            f"{there} has {_size(free)} free; make room or choose another --out"
+            f"{there} has {_size(free)} free; make room or choose another {flag}"
         )
 
 
@@ -195,15 +202,15 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.3f} MB"
 
 
-def check_kinds(out: Path, files: Iterable[str]) -> None:
+def check_kinds(out: Path, files: Iterable[str], *, flag: str = "--out") -> None:
     """`UsageError` if a file is where the folder `out` goes, or a folder where one of `files`."""
     above = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not above.is_dir():
-        raise UsageError(f"{above} is a file, and --out is a folder: choose another --out")
+        raise UsageError(f"{above} is a file, and {flag} is a folder: choose another {flag}")
     for found in there_already(out, files):
         if found.is_dir():
             raise UsageError(
-                f"{found} is a folder, and a file of this name is written: choose another --out"
+                f"{found} is a folder, and a file of this name is written: choose another {flag}"
             )
 
 

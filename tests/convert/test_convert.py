@@ -178,8 +178,8 @@ def test_load_then_save_gives_equal_bytes(networks, tmp_path, dtype):
     save_model(tmp_path / "a", **networks, dtype=dtype)
     loaded = {
         "transformer": load_transformer(tmp_path / "a", dtype),
-        "vae": load_vae(tmp_path / "a", dtype),
         # Through float32, which represents a bfloat16 exactly.
+        "vae": load_vae(tmp_path / "a"),
         "text_encoder": load_text_encoder(tmp_path / "a"),
         "tokenizer": Tokenizer.load(tmp_path / "a"),
     }
@@ -190,6 +190,16 @@ def test_load_then_save_gives_equal_bytes(networks, tmp_path, dtype):
         == weights_hash(tmp_path / "b")
         != weights_hash(tmp_path / "a/vae")
     )
+
+
+def test_a_vae_is_never_rounded(networks, tmp_path):
+    """Its latents would be those of another one. One that bfloat16 holds is saved in it."""
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), networks["vae"])
+    for name, vae, dtype in (("whole", networks["vae"], np.float32), ("half", half, jnp.bfloat16)):
+        save_model(tmp_path / name, vae=vae, dtype=jnp.bfloat16)
+        stored = load_file(tmp_path / name / "vae/model.safetensors")
+        assert {tensor.dtype for tensor in stored.values()} == {np.dtype(dtype)}
+        assert_same(load_vae(tmp_path / name), vae)
 
 
 def test_bfloat16_on_disk_and_in_memory(networks, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conversions import assert_equal_bytes, only, run
 from repository import ROOT
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from small_networks import assert_same
 from tiny_checkpoints import (
     TEXT_ENCODER,
@@ -20,6 +20,7 @@ from tiny_checkpoints import (
     read_all,
     tensors,
 )
+from tiny_loras import BASE, RANK, peft_folder, read
 
 from causalcine_jax.commands.convert import parse
 from causalcine_jax.convert import (
@@ -227,6 +228,24 @@ def test_another_request_starts_over(made, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_hashed", write_manifest)
     run(made / "model/transformer", tmp_path / "out", dtype="bf16")
     assert {t.dtype for t in read_all(tmp_path / "out").values()} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_a_corrected_scale_of_an_adapter_starts_over(tmp_path, monkeypatch):
+    """Or shards of both scales would be mixed."""
+    save_file(BASE, tmp_path / "base.safetensors")
+    lora = peft_folder(tmp_path / "lora", lora_alpha=4.0, r=RANK)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "_hashed", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "base.safetensors", tmp_path / "out", lora=lora)
+    settings = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 12.0}))
+    run(tmp_path / "base.safetensors", tmp_path / "out", lora=lora)
+    assert read(tmp_path / "out") == pytest.approx(read(tmp_path / "base.safetensors", lora))
 
 
 def test_the_command(wan, tmp_path):

@@ -1,6 +1,7 @@
 """The files beside a video: captions, licence, and the film that it was cut from."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,22 @@ def probed_videos(folder: Path, **options) -> tuple[list[SourceVideo], list[dict
     work = Work(PrepareConfig(folder, folder.parent / "out", Path("model"), **options), False)
     files, told = probe.files_of(folder, folder.parent / "out")
     return probed(work, of_part(work, files), told), work.rejects
+
+
+def test_of_two_copies_of_a_video_the_one_with_captions_is_taken(tmp_path):
+    """Licence and source may stand beside the other."""
+    folder = films_folder(tmp_path / "videos", 2)
+    told = (folder / "film0.json").read_text()
+    shutil.copy(folder / "film0.mp4", folder / "a copy.mp4")
+    (folder / "a copy.json").write_text(json.dumps(ABOUT))
+    plain = {name: value for name, value in json.loads(told).items() if name not in ABOUT}
+    (folder / "film0.json").write_text(json.dumps(plain))
+    videos, rejects = probed_videos(folder)
+    assert [video.name for video in videos] == ["film0.mp4", "film1.mp4"]
+    assert videos[0].captions and videos[0].captions.describe
+    assert (videos[0].licence, videos[0].source) == ("CC-BY-4.0", "one film")
+    assert [(row["file"], row["kind"]) for row in rejects] == [("a copy.mp4", "same file")]
+    assert "its content is that of film0.mp4" in rejects[0]["reason"]
 
 
 def test_clips_of_one_source_stay_together_where_a_captioner_describes_them(tmp_path):

@@ -3,6 +3,8 @@
 Its batches are a function of their number.
 """
 
+import json
+
 import grain
 import jax.numpy as jnp
 import numpy as np
@@ -56,12 +58,16 @@ def toy_stage(
     exported: list | None = None,
     optim: OptimConfig = OPTIM,
 ) -> Stage:
+    def export(nets, folder, facts) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "metadata.json").write_text(json.dumps(facts))
+        if exported is not None:
+            exported.append((nets, facts))
+
     return Stage(
         trained={"net": lambda key: Linear(8, 8, key=key)},
         fixed={},
         updates=(Update(toy_loss, ("net",), optim),),
         batches=toy_batches(batch, poisoned),
-        export=lambda nets, folder, facts: (
-            exported.append((nets, facts)) if exported is not None else None
-        ),
+        export=export,
     )

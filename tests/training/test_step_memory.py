@@ -75,6 +75,15 @@ def test_the_checked_program_is_the_one_that_runs():
     assert len(compiled) == 1 and jitted._cache_size() == 0
 
 
+def test_a_vae_is_not_advised_to_read_smaller_films(monkeypatch):
+    with_memory(monkeypatch, needed=1000, free=10)
+    config = toy_config("out", stage="autoencoder")
+    program = CheckedProgram(jax.jit(lambda *all: all), "a step", config, print)
+    with pytest.raises(UsageError) as caught:
+        program.compile(jnp.zeros(3), None, jnp.zeros(3))
+    assert str(caught.value).endswith("clip_frames=N, or --config.batch=N below 4")
+
+
 def test_the_bytes_are_those_of_what_a_program_makes_and_drops():
     rows = 512
     program = jax.jit(lambda x: (x @ x.T) @ x).lower(jnp.ones((rows, 8))).compile()

@@ -212,6 +212,7 @@ def test_networks_must_fit_together():
             {"stage": "ode_init", "teacher": "t", "data": DataConfig(chunks=1)},
             "data.chunks needs stage teacher_forcing or dmd",
         ),
+        ({"data": DataConfig(max_bad_fraction=1.0)}, "max_bad_fraction must be .* less than 1"),
         ({"data": DataConfig(store="a,,b")}, "data.store names an empty path between commas"),
         ({"data": DataConfig(store=" ")}, "data.store names an empty path"),
         ({"held_out": HeldOutConfig(store=",")}, "held_out.store names an empty path"),

@@ -30,11 +30,12 @@ from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.presets import WAN_NEGATIVE_PROMPT, preset
 from causalcine_jax.training.config import LoraConfig, OptimConfig
+from causalcine_jax.training.film_stores import vae_folder
 from causalcine_jax.training.flag_checks import check_flags
 from causalcine_jax.training.flags import parse
 from causalcine_jax.training.held_out import HeldOut
 from causalcine_jax.training.loop import train
-from causalcine_jax.training.stages.build import make_stage, vae_folder
+from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.stages.teacher_forcing import (
     TeacherForcing,
     drop_captions,

@@ -24,11 +24,13 @@ from causalcine_jax.training.config import (
     DataConfig,
     HeldOutConfig,
     OptimConfig,
+    SampleConfig,
     TimeConfig,
 )
+from causalcine_jax.training.held_out import HeldOut
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import drop_after, read_records
-from causalcine_jax.training.same_run import changes
+from causalcine_jax.training.same_run import changes, newest_checkpoint
 from causalcine_jax.training.state import Stage
 from causalcine_jax.utils import output
 from causalcine_jax.utils.output import one_writer
@@ -121,11 +123,61 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
 
 
+def test_what_a_kill_cut_off_after_a_checkpoint_is_made_up(tmp_path, monkeypatch):
+    """The held-out loss and the model of the resumed step; neither is made twice."""
+    due = {
+        "held_out": HeldOutConfig(every=4, films=4, store="unseen"),
+        "checkpoint": CheckpointConfig(every=4, export_every=4),
+    }
+    unseen, exported = tuple(itertools.islice(toy_batches(4, seed=9), 1)), []
+    measured = lambda: dataclasses.replace(toy_stage(exported=exported), held_out=unseen)
+    steps = lambda: [facts["training"]["step"] for _, facts in exported]
+    train(toy_config(tmp_path / "whole", **due), measured())
+    measure, count = HeldOut.__call__, []
+
+    def killed_at_the_second(self, *arguments):
+        count.append(1)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return measure(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HeldOut, "__call__", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train(toy_config(tmp_path / "parts", **due), measured())
+    assert newest_checkpoint(tmp_path / "parts") == 8 and steps() == [4, 8, 12, 4]
+    train(toy_config(tmp_path / "parts", **due), measured())
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert steps() == [4, 8, 12] * 2
+    train(toy_config(tmp_path / "parts", **due), measured())
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_a_film_that_fails_is_noted_and_the_run_goes_on(tmp_path, capsys):
+    def fails(model, folder, step):
+        raise MemoryError("no room")
+
+    stage = dataclasses.replace(toy_stage(), sample=fails)
+    config = toy_config(tmp_path, sample=SampleConfig(every=4, at_end=True))
+    assert int(train(config, stage).step) == 12
+    notes = [line for line in capsys.readouterr().err.splitlines() if "no sample film" in line]
+    assert [line.split("of ")[1].split(" (")[0] for line in notes] == [
+        "step 4",
+        "step 8",
+        "step 12",
+    ]
+    assert all("MemoryError: no room" in line for line in notes)
+
+
+def test_fewer_steps_than_the_newest_checkpoint_are_refused(tmp_path):
+    train(toy_config(tmp_path, steps=8), toy_stage())
+    with pytest.raises(UsageError, match="checkpoint of step 8, and steps is 6: raise steps to 8"):
+        train(toy_config(tmp_path, steps=6), toy_stage())
+
+
 def test_a_second_run_with_the_same_out_is_refused(tmp_path):
-    with (
-        one_writer(tmp_path),
-        pytest.raises(UsageError, match=f"is being written by process {os.getpid()} on"),
-    ):
+    held = f"is being written by process {os.getpid()} on .* another --config.out"
+    with one_writer(tmp_path), pytest.raises(UsageError, match=held):
         train(toy_config(tmp_path), toy_stage())
     assert not list(tmp_path.iterdir())
 
@@ -133,7 +185,7 @@ def test_a_second_run_with_the_same_out_is_refused(tmp_path):
 def test_a_disk_too_small_for_a_checkpoint_is_named_before_the_first_step(tmp_path, monkeypatch):
     usage = shutil._ntuple_diskusage(1000, 900, 100)
     monkeypatch.setattr(output.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"not enough room on the disk: .* has 0\.000 MB free"):
+    with pytest.raises(DataError, match=r"not enough room .* 0\.000 MB free.* --config\.out"):
         train(toy_config(tmp_path), toy_stage())
     assert not (tmp_path / "metrics.jsonl").exists()
 
@@ -143,7 +195,7 @@ def test_the_disk_must_have_room_for_the_checkpoints_that_lie_beside_each_other(
     tmp_path, monkeypatch, every, beside
 ):
     asked = []
-    monkeypatch.setattr(loop, "check_disk", lambda needed, out: asked.append(needed))
+    monkeypatch.setattr(loop, "check_disk", lambda needed, out, flag: asked.append(needed))
     config = toy_config(tmp_path, checkpoint=CheckpointConfig(every=every, keep=2))
     state = train(config, toy_stage())
     each = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

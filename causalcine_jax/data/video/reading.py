@@ -59,23 +59,39 @@ def probed(
             else:
                 manifest.add(found)
                 rows[file] = found
-    videos: dict[str, SourceVideo] = {}
+    copies: dict[str, list[Path]] = {}
     for file in files:
-        row = rows.get(file)
-        if row is None:
-            continue
-        if row["sha256"] in videos:
-            same = videos[row["sha256"]].name
-            work.drop("probe", work.name(file), ("same file", f"its content is that of {same}"))
-            continue
-        about, name = beside[file], work.name(file)
-        source = about.source or sidecars.source_of(name, config.source_from)
-        video = SourceVideo(file, name, row, about.captions, {}, about.licence or licence, source)
-        videos[row["sha256"]] = video
-        if isinstance(video.captions, tuple) and (config.captioner or config.captioner_url):
-            kind, words = video.captions
-            work.drop("captions", name, (kind, f"{words}; the captioner is asked instead"))
-    return list(videos.values())
+        if file in rows:
+            copies.setdefault(rows[file]["sha256"], []).append(file)
+    return [_one_of(work, same, rows, beside, licence) for same in copies.values()]
+
+
+def _one_of(
+    work: Work,
+    copies: Sequence[Path],
+    rows: Mapping[Path, Row],
+    beside: Mapping[Path, sidecars.Sidecars],
+    licence: str,
+) -> SourceVideo:
+    """The first copy of a video with captions, else its first; the others are dropped.
+
+    Licence and source may stand beside any copy. `licence` is for a video that has none.
+    """
+    config = work.config
+    captioned = (file for file in copies if isinstance(beside[file].captions, Captions))
+    file = next(captioned, copies[0])
+    name, ordered = work.name(file), [file, *(copy for copy in copies if copy != file)]
+    for copy in ordered[1:]:
+        work.drop("probe", work.name(copy), ("same file", f"its content is that of {name}"))
+    named = [beside[copy].source for copy in ordered]
+    named += [sidecars.source_of(work.name(copy), config.source_from) for copy in ordered]
+    source = next(filter(None, named), "")
+    licence = next(filter(None, [beside[copy].licence for copy in ordered]), licence)
+    captions = beside[file].captions
+    if isinstance(captions, tuple) and (config.captioner or config.captioner_url):
+        kind, words = captions
+        work.drop("captions", name, (kind, f"{words}; the captioner is asked instead"))
+    return SourceVideo(file, name, rows[file], captions, {}, licence, source)
 
 
 def _check_source_from(pattern: str | None, names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ measured when it is exported.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,16 +35,18 @@ from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.film_data import (
     HELD_OUT_OFFSET,
-    check_batch_room,
-    check_store,
     film_loader,
-    film_vae,
     films_note,
     held_out_batches,
-    open_store,
     rollout_facts,
-    vae_folder,
     visits_of,
+)
+from causalcine_jax.training.film_stores import (
+    check_batch_room,
+    check_store,
+    film_vae,
+    open_store,
+    vae_folder,
 )
 from causalcine_jax.training.known_prompts import null_prompt, sizes_of
 from causalcine_jax.training.sample import embed_ahead, sampling
@@ -201,13 +203,12 @@ def _on_clips(config: TrainConfig) -> Stage:
         fixed = TRAIN[config.autoencoder.train] if loaded else ()
         for part in fixed:  # averaging rounded its weights
             setattr(vae, part, getattr(loaded["vae"], part))
-        save_model(
-            folder,
-            # A fixed encoder keeps its statistics: new ones would invalidate stored latents.
-            vae=vae if "encoder" in fixed else _with_statistics(vae, sized),
-            dtype=jnp.dtype(config.checkpoint.export_dtype),
-            metadata=facts,
-        )
+        # A fixed encoder keeps its statistics: new ones would invalidate stored latents.
+        if "encoder" not in fixed:
+            vae = _with_statistics(vae, sized)
+        dtype = jnp.dtype(config.checkpoint.export_dtype)
+        # What was trained may be rounded: no latents were made with it yet.
+        save_model(folder, vae=_rounded(vae, dtype, fixed), dtype=dtype, metadata=facts)
 
     return stage_spec(sized, ()).stage(
         loaded,
@@ -215,6 +216,16 @@ def _on_clips(config: TrainConfig) -> Stage:
         export=export,
         held_out=held_out,
     )
+
+
+def _rounded(vae: VAE, dtype, fixed: Sequence[str]) -> VAE:
+    """The VAE with the precision of `dtype`, except its parts `fixed`."""
+
+    def of(path, leaf):
+        part = jax.tree_util.keystr(path[:1], simple=True)
+        return leaf if part in fixed else leaf.astype(dtype).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(of, vae)
 
 
 def _clips(config: TrainConfig, seed: int) -> Clips:

@@ -35,15 +35,8 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.mesh import make_mesh
 from causalcine_jax.parallel.processes import text_of_first
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.film_data import (
-    check_store,
-    film_loader,
-    film_vae,
-    films_note,
-    open_store,
-    rollout_facts,
-    visits_of,
-)
+from causalcine_jax.training.film_data import film_loader, films_note, rollout_facts, visits_of
+from causalcine_jax.training.film_stores import check_store, film_vae, open_store
 from causalcine_jax.training.known_prompts import null_prompt, sizes_of
 from causalcine_jax.training.recorded import check_recorded
 from causalcine_jax.training.sample import embed_ahead, sampling
@@ -52,7 +45,7 @@ from causalcine_jax.training.stages.adapters import adapter_bases, bases, export
 from causalcine_jax.training.stages.spec import ode_init_task, stage_spec
 from causalcine_jax.training.stages.trajectory_store import TrajectorySettings, write_trajectories
 from causalcine_jax.training.state import Nets, Stage
-from causalcine_jax.training.step_memory import check_fits
+from causalcine_jax.training.step_memory import SMALLER_FILMS, check_fits
 
 MAKES = {"teacher": "base", "init": "ode_init"}  # the config whose run leaves such a model
 
@@ -108,8 +101,9 @@ def _trajectories(loaded: _Loaded) -> LatentStore:
         seq=config.seq,
         batch=config.ode.batch,
         visits=tuple(loaded.visits),
+        max_bad_fraction=config.data.max_bad_fraction,
     )
-    lower = smaller_trajectories(config, jax.device_count())
+    lower = [*smaller_trajectories(config, jax.device_count()), SMALLER_FILMS]
     say = lambda note: print(note, flush=True)
     return write_trajectories(
         Path(config.ode.store),

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from causalcine_jax.data.latent_store import LatentStore, StoreRecord, StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
-from causalcine_jax.data.loader import Visit
+from causalcine_jax.data.loader import ReadableRecords, Visit
 from causalcine_jax.data.mixed_store import MixedStore
 from causalcine_jax.data.store_layout import partial_path, read_spec
 from causalcine_jax.errors import UsageError
@@ -37,6 +37,7 @@ from causalcine_jax.training.stages.ode import ODEInit, teacher_trajectory
 from causalcine_jax.utils.output import one_writer
 from causalcine_jax.utils.progress import progress_bar
 
+FLAG = "--config.ode.store"
 SHARD = 8  # an interruption costs each process at most so many trajectories
 
 
@@ -49,6 +50,8 @@ class TrajectorySettings:
     seq     devices that share a film
     batch   films that each such group of devices makes at once
     visits  what changes a film's record before; it may add "text", in place of a text encoder
+    max_bad_fraction  fraction of damaged films above which none is made; the next readable film
+            takes the place of one
     """
 
     count: int
@@ -57,6 +60,7 @@ class TrajectorySettings:
     seq: int = 1
     batch: int = 1
     visits: tuple[Visit, ...] = ()
+    max_bad_fraction: float = 0.01
 
 
 def trajectory_spec(
@@ -105,17 +109,19 @@ def write_trajectories(
     Raises:
       UsageError: the store has another spec, there are fewer films than trajectories, the processes
         do not share the folder, or another run is writing it.
-      DataError: a file cannot be written.
+      DataError: a file cannot be written, or too many films are damaged.
     """
     spec = trajectory_spec(films, task, settings)
     check_same({f"whether {path} is there": path.exists()})
     if path.exists():
-        return LatentStoreWriter(path, _as_recorded(spec, read_spec(path))).finish()
+        return LatentStoreWriter(path, _as_recorded(spec, read_spec(path)), flag=FLAG).finish()
     with contextlib.ExitStack() as held:
-        by_first(lambda: held.enter_context(one_writer(path, beside=True)))
-        by_first(lambda: LatentStoreWriter(path, spec))  # makes the folder that the others open
+        by_first(lambda: held.enter_context(one_writer(path, beside=True, flag=FLAG)))
+        by_first(
+            lambda: LatentStoreWriter(path, spec, flag=FLAG)
+        )  # makes the folder that the others open
         check_shared(partial_path(path), "ode.store")
-        writer = by_all(lambda: LatentStoreWriter(path, spec))
+        writer = by_all(lambda: LatentStoreWriter(path, spec, flag=FLAG))
         missing = by_all(writer.pending)  # listed by all before any of them writes
         check_same({f"shards missing in {path}": str(missing)})
         if missing:
@@ -155,6 +161,7 @@ def _write(
             flush=True,
         )
     shards, made = [*missing[part::parts]], []
+    readable = ReadableRecords(films, settings.max_bad_fraction)
     # Of the processes that share films, the first writes them.
     writes = jax.process_index() % (jax.process_count() // parts) == 0
     nets, program = jax.device_put(nets, state_shardings(mesh, nets)), None
@@ -167,7 +174,7 @@ def _write(
             own = queues[part][first : first + size]
             # Filled up where films run out: all processes run the same program, equally often.
             numbers = [*own, *[0] * (size - len(own))]
-            read = [films[number * len(films) // settings.count] for number in numbers]
+            read = [readable[number * len(films) // settings.count] for number in numbers]
             batch = put_batch(mesh, _inputs(read, numbers, settings.visits))
             if program is None:
                 program = _trajectories(task, settings.seed, mesh).lower(nets, batch).compile()

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from latent_films import damage
 from tiny_models import random_weights
 from tiny_training import tiny_config, tiny_store
 
 from causalcine_jax.config import MemoryConfig, PassConfig
+from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.store_layout import missing_shards, partial_path
 from causalcine_jax.diffusion.solvers import SamplerConfig
-from causalcine_jax.errors import UsageError
+from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film import rollout
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.dit import Transformer
@@ -286,10 +288,26 @@ def test_trajectories_are_made_once(nets, films, tmp_path, monkeypatch, capsys):
     first, last = capsys.readouterr().err.strip().split("\r")  # it goes on from two of three
     assert " 2/3 [00:00, ETA ?" in first and " 3/3 [00:00, ETA 00:00, " in last
     np.testing.assert_array_equal(store[2]["latents"], np.tile(films[2]["latents"], (5, 1, 1, 1)))
-    with pytest.raises(UsageError, match="was made with other settings: source is"):
+    other = r"was made with other settings: source is.* another --config\.ode\.store"
+    with pytest.raises(UsageError, match=other):
         write_trajectories(tmp_path / "made", films, TASK, nets, making(3, teacher="1"))
     with pytest.raises(UsageError, match=r"ode\.films 4 is more than the 3 films"):
         write_trajectories(tmp_path / "more", films, TASK, nets, making(4))
+
+
+def test_a_damaged_film_costs_no_store(nets, tmp_path, monkeypatch):
+    """The next readable film takes its place, as in training."""
+    without_teacher(monkeypatch)
+    films = tiny_store(tmp_path / "films", films=3)
+    damage(films, film=1, chunk=0)
+    films = LatentStore.open(films.path)
+    some = dataclasses.replace(making(3), max_bad_fraction=0.4)
+    store = write_trajectories(tmp_path / "made", films, TASK, nets, some)
+    for number, film in enumerate((0, 2, 2)):
+        whole = np.tile(films[film]["latents"], (5, 1, 1, 1))
+        np.testing.assert_array_equal(store[number]["latents"], whole)
+    with pytest.raises(DataError, match="1 of 3 records cannot be read"):
+        write_trajectories(tmp_path / "none", films, TASK, nets, making(3))
 
 
 def test_a_store_of_batches_stays_readable(nets, films, tmp_path, monkeypatch):

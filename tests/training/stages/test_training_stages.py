@@ -4,8 +4,10 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tiny_models import random_weights
 from tiny_training import tiny_config, tiny_store
 
@@ -17,6 +19,7 @@ from causalcine_jax.convert import (
     save_model,
 )
 from causalcine_jax.data.clips import Clips, clip_batches, paint
+from causalcine_jax.data.encode import vae_hash
 from causalcine_jax.data.latent_store import LatentStore, StoreSpec
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.dit import Transformer
@@ -32,14 +35,17 @@ from causalcine_jax.storyworld import (
     sample_story,
     scene_parameters,
 )
-from causalcine_jax.training import film_data
-from causalcine_jax.training.config import CheckpointConfig, DataConfig, TrainConfig
+from causalcine_jax.training import film_stores
+from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimConfig, TrainConfig
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.sample import SAMPLE_SEED, as_story
 from causalcine_jax.training.stages import build as stages
+from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
 from causalcine_jax.training.stages.build import make_stage
 from causalcine_jax.training.stages.spec import SPECS
 from causalcine_jax.training.stages.table import FILM_STAGES, STAGES
+
+FILE = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +124,28 @@ def test_an_exported_model_has_all_that_makes_a_film(store, model, tmp_path):
     assert said["memory"]["window_chunks"] == 1 and said["training"] == {"step": 3}
 
 
+def test_an_export_never_rounds_a_vae_that_made_latents(store, model, tmp_path):
+    data = DataConfig(store=str(store), vae=str(model))
+    rounding = CheckpointConfig(export_dtype="bfloat16")
+    films = tiny_config(init=str(model), data=data, checkpoint=rounding)
+    clips = tiny_config(
+        stage="autoencoder",
+        init=str(model),
+        data=DataConfig(clip_frames=1),
+        autoencoder=AutoencoderConfig(train="decoder", crop=(8, 16)),
+        optim=OptimConfig(weight_decay=0.0, warmup=3),
+        checkpoint=rounding,
+    )
+    before = load_vae(model)
+    for name, config in (("films", films), ("clips", clips)):
+        stage = make_stage(config)
+        stage.export(dict(stage.trained), tmp_path / name, {})
+        assert vae_hash(load_vae(tmp_path / name)) == vae_hash(before)
+    trained = load_vae(tmp_path / "clips").decoder.conv1.weight[...]
+    assert np.array_equal(trained, before.decoder.conv1.weight.astype(jnp.bfloat16))
+    assert load_file(tmp_path / "films/transformer" / FILE)["head.head.weight"].dtype == "bfloat16"
+
+
 def test_a_store_that_does_not_fit_is_refused_with_all_faults(store, model, tmp_path):
     opened = LatentStore.open(store)
     other = StoreSpec(**{**dataclasses.asdict(opened.spec), "vae": "0123", "tokenizer": "4567"})
@@ -144,7 +172,7 @@ def test_a_store_that_does_not_fit_is_refused_with_all_faults(store, model, tmp_
 
 
 def test_what_is_missing_is_named(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(film_data, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(film_stores, "EMBEDDED", tmp_path)
     with pytest.raises(
         UsageError, match=r"no VAE to make one: name a model folder with vae/ as data.vae"
     ):
@@ -222,7 +250,9 @@ def test_a_sampled_story_is_the_worlds():
 
 
 def test_films_are_not_encoded_for_a_batch_that_no_memory_holds(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(film_data, "encode_storyworld", lambda _: pytest.fail("was encoded"))
+    monkeypatch.setattr(
+        film_stores, "encode_storyworld", lambda *_, **__: pytest.fail("was encoded")
+    )
     data = DataConfig(vae=str(model))
     with pytest.raises(UsageError, match=r"^out of memory: batch=100,000,000,000 takes"):
         make_stage(tiny_config(tmp_path / "run", data=data, batch=10**11))
