@@ -331,7 +331,7 @@ def test_generation_stays_at_most_two_chunks_ahead_of_playback(serve_desk):
     one.until("session.status", status="ahead")
     made = [m.chunk for m in one.seen if m.type == "media.chunk"]
     assert len(made) <= 3
-    one.say("playback.report", position_s=2.0)
+    one.say("playback.report", position_s=2.0, playing=True)
     assert one.until("media.chunk", chunk=4)
 
 
