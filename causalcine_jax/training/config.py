@@ -24,7 +24,7 @@ from causalcine_jax.training.config_parts import (
     TimeConfig,
 )
 from causalcine_jax.training.optim import OptimConfig
-from causalcine_jax.training.stages.autoencoder import TRAIN, AutoencoderConfig
+from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
 from causalcine_jax.training.stages.dmd_gradient import DMDConfig
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.ode import ODEConfig
@@ -198,11 +198,8 @@ class TrainConfig:
                 yield "lora.rank needs train_text_encoder=False: only the transformer has adapters"
             if not self.init:
                 yield "lora.rank needs init, the model that the adapters change"
-        if self.facts.clips and TRAIN.get(self.autoencoder.train) and self.optim.weight_decay:
-            yield (
-                f"autoencoder.train={self.autoencoder.train} needs optim.weight_decay=0, which "
-                "would shrink the fixed part"
-            )
+        if self.facts.clips:
+            yield from self.autoencoder.faults_beside(self.init, self.optim.weight_decay)
         if self.new_latents and not (self.stage == "teacher_forcing" and self.init):
             yield "new_latents needs stage teacher_forcing and init, the model that goes on"
         if self.time.draws > 1 and self.stage != "teacher_forcing":

@@ -11,7 +11,7 @@ The edge term keeps outlines of small figures sharp without a perceptual network
 config.json and normalise its latents.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import jax
@@ -83,6 +83,19 @@ class AutoencoderConfig:
                 f"not {self.crop}"
             )
 
+    def faults_beside(self, init: str, weight_decay: float) -> Iterable[str]:
+        """Faults with other fields of a config of this stage."""
+        if TRAIN.get(self.train) and weight_decay:
+            yield (
+                f"autoencoder.train={self.train} needs optim.weight_decay=0, which "
+                "would shrink the fixed part"
+            )
+        if self.noise and not init:
+            yield (
+                "autoencoder.noise is in units of the latents' std, which is measured after "
+                "training: it needs init, a trained VAE"
+            )
+
 
 def autoencoder_loss(
     vae: VAE,
@@ -149,11 +162,13 @@ def _decoded(vae: VAE, video, key: Array, config: AutoencoderConfig) -> tuple[Ar
 
 def with_fixed(vae: VAE, parts: tuple[str, ...]) -> VAE:
     """The same network, of which no gradient reaches `parts`."""
+    return in_parts(vae, lambda part: part in parts, jax.lax.stop_gradient)
 
-    def fixed(path, leaf):
-        return jax.lax.stop_gradient(leaf) if path[0].name in parts else leaf
 
-    return jax.tree_util.tree_map_with_path(fixed, vae)
+def in_parts(vae: VAE, wanted: Callable[[str], bool], change: Callable[[Array], Array]) -> VAE:
+    """The same network, with `change` made to the weights of the parts that are `wanted`."""
+    changed = lambda path, leaf: change(leaf) if wanted(path[0].name) else leaf
+    return jax.tree_util.tree_map_with_path(changed, vae)
 
 
 def edge_difference(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Float[Array, ""]:

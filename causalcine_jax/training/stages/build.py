@@ -10,7 +10,7 @@ measured when it is exported.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ from causalcine_jax.training.film_stores import (
 from causalcine_jax.training.known_prompts import null_prompt, sizes_of
 from causalcine_jax.training.sample import embed_ahead, sampling
 from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
-from causalcine_jax.training.stages.autoencoder import TRAIN, latent_statistics
+from causalcine_jax.training.stages.autoencoder import TRAIN, in_parts, latent_statistics
 from causalcine_jax.training.stages.distillation import student_stage
 from causalcine_jax.training.stages.spec import stage_spec
 from causalcine_jax.training.state import Nets, Stage
@@ -176,11 +176,6 @@ def _with_new(transformer: Transformer, sizes: TransformerConfig, names, seed: i
 
 
 def _on_clips(config: TrainConfig) -> Stage:
-    if config.autoencoder.noise and not config.init:
-        raise UsageError(
-            "autoencoder.noise is in units of the latents' std, which is measured after training: "
-            "it needs init, a trained VAE"
-        )
     loaded: Nets = {"vae": load_vae(config.init)} if config.init else {}
     sized = replace(config, vae=loaded["vae"].cfg) if loaded else config
     clips = _clips(sized, config.data.seed)
@@ -207,8 +202,10 @@ def _on_clips(config: TrainConfig) -> Stage:
         if "encoder" not in fixed:
             vae = _with_statistics(vae, sized)
         dtype = jnp.dtype(config.checkpoint.export_dtype)
+        rounded = lambda leaf: leaf.astype(dtype).astype(leaf.dtype)
         # What was trained may be rounded: no latents were made with it yet.
-        save_model(folder, vae=_rounded(vae, dtype, fixed), dtype=dtype, metadata=facts)
+        vae = in_parts(vae, lambda part: part not in fixed, rounded)
+        save_model(folder, vae=vae, dtype=dtype, metadata=facts)
 
     return stage_spec(sized, ()).stage(
         loaded,
@@ -216,16 +213,6 @@ def _on_clips(config: TrainConfig) -> Stage:
         export=export,
         held_out=held_out,
     )
-
-
-def _rounded(vae: VAE, dtype, fixed: Sequence[str]) -> VAE:
-    """The VAE with the precision of `dtype`, except its parts `fixed`."""
-
-    def of(path, leaf):
-        part = jax.tree_util.keystr(path[:1], simple=True)
-        return leaf if part in fixed else leaf.astype(dtype).astype(leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(of, vae)
 
 
 def _clips(config: TrainConfig, seed: int) -> Clips:

@@ -117,9 +117,8 @@ def write_trajectories(
         return LatentStoreWriter(path, _as_recorded(spec, read_spec(path)), flag=FLAG).finish()
     with contextlib.ExitStack() as held:
         by_first(lambda: held.enter_context(one_writer(path, beside=True, flag=FLAG)))
-        by_first(
-            lambda: LatentStoreWriter(path, spec, flag=FLAG)
-        )  # makes the folder that the others open
+        # The first makes the folder that the others open.
+        by_first(lambda: LatentStoreWriter(path, spec, flag=FLAG))
         check_shared(partial_path(path), "ode.store")
         writer = by_all(lambda: LatentStoreWriter(path, spec, flag=FLAG))
         missing = by_all(writer.pending)  # listed by all before any of them writes
