@@ -2,7 +2,7 @@
 
     python launch/train.py --config configs/base.py
 
-Films have 48x80 pixels and 30 latent frames (10 chunks, 7.3 s). The run first encodes films with
+Films have 80x48 pixels and 30 latent frames (10 chunks, 7.3 s). The run first encodes films with
 the embedded VAE, then trains, and leaves outputs/base/{model,loss.png,metrics.jsonl,samples}. Then:
 
     python launch/generate.py --model outputs/base/model --story examples/demo.yaml \\

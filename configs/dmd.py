@@ -2,9 +2,9 @@
 
 The student trains on its own rollouts, with a GAN head on the fake score.
 
-    # Films of 48x80, two CPU cores, after configs/ode_init.py:
+    # Films of 80x48, two CPU cores, after configs/ode_init.py:
     python launch/train.py --config configs/dmd.py
-    # 96x160, one H200, after configs/ode_init.py:storyworld:
+    # 160x96, one H200, after configs/ode_init.py:storyworld:
     python launch/train.py --config configs/dmd.py:storyworld
     # After configs/ode_init.py:wan_1_3b; also :wan_14b:
     python launch/train.py --config configs/dmd.py:wan_1_3b

@@ -1,8 +1,8 @@
 """A four-step student, first stage: regression to the end of its teacher's ODE (paper 3.4).
 
-    # Films of 48x80, two CPU cores; the embedded weights are the teacher:
+    # Films of 80x48, two CPU cores; the embedded weights are the teacher:
     python launch/train.py --config configs/ode_init.py
-    # 96x160, one H200, after configs/storyworld.py:
+    # 160x96, one H200, after configs/storyworld.py:
     python launch/train.py --config configs/ode_init.py:storyworld
     # After configs/wan.py:1.3b; also :wan_14b:
     python launch/train.py --config configs/ode_init.py:wan_1_3b
@@ -22,7 +22,7 @@ planned for 9 minutes on the H200, by counting forward passes; it has never run.
 
 For Wan2.1 the numbers are those of Causal Forcing: guidance 6, shift 5, AdamW at 2e-6, 1000 steps
 and more. A trajectory of 60 latent frames is then 1920 passes of a chunk. The run therefore stores
-them first, one film per group of `seq` devices at a time: 6000 trajectories, 72 MB each at 480x832.
+them first, one film per group of `seq` devices at a time: 6000 trajectories, 72 MB each at 832x480.
 With guidance a film has two histories, at 14B of 77 GB each. --config.seq=8
 --config.optim.accumulation=8 shares them, and the film of a step, among 8 devices.
 """

@@ -1,4 +1,4 @@
-"""The full recipe: StoryWorld at 96x160, films of 60 latent frames (20 chunks, 14.8 s), one H200.
+"""The full recipe: StoryWorld at 160x96, films of 60 latent frames (20 chunks, 14.8 s), one H200.
 
 It takes four commands:
 

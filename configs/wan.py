@@ -7,9 +7,9 @@ with a memory.
         --config.data.store=STORE
 
 The same with 1.3b in place of 14b. STORE holds films of 60 latent frames (20 chunks, 14.8 s) of
-480x832 pixels, encoded by Wan's VAE, with UMT5's token ids. To learn cuts, films need two shots or
+832x480 pixels, encoded by Wan's VAE, with UMT5's token ids. To learn cuts, films need two shots or
 more: set least_shots to 2 in the file of `causalcine prepare --filters`. Without a store,
-StoryWorld's films of 96x160 are encoded first: they show that everything fits together, and teach
+StoryWorld's films of 160x96 are encoded first: they show that everything fits together, and teach
 nothing else.
 
 The paper says: all noisy chunks of a film share one noise time, plain squared error, 100,000 films,

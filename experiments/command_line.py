@@ -1,8 +1,8 @@
 """Reruns the paper's tables in StoryWorld: trains what is missing, measures all, writes one report.
 
-    causalcine experiments --scale base                       # films of 48x80, two CPU cores: hours
+    causalcine experiments --scale base                       # films of 80x48, two CPU cores: hours
     causalcine experiments --tables students --returns 20 --films 20   # quick: the embedded weights
-    causalcine experiments --scale storyworld --report docs   # 96x160, one H200
+    causalcine experiments --scale storyworld --report docs   # 160x96, one H200
     causalcine experiments --dry-run                          # every command that would be run
 
 Tables: table1, students, multishot, memory, gan, positions, long (experiments/tables.py tells of
@@ -31,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--scale",
         default="base",
-        help="base (48x80, two CPU cores) or storyworld (96x160, one H200)",
+        help="base (80x48, two CPU cores) or storyworld (160x96, one H200)",
     )
     parser.add_argument(
         "--out",

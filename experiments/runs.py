@@ -72,7 +72,7 @@ _BOTH, _WORLD, _SINGLE = ("base", "montage"), ("storyworld",), ("single",)
 
 SCALES = {
     "base": ExperimentScale(
-        about="films of 48x80 pixels, 117 frames (7.3 s) and 3 to 5 shots, on two CPU cores",
+        about="films of 80x48 pixels, 117 frames (7.3 s) and 3 to 5 shots, on two CPU cores",
         world="base",
         vae="base",
         films={
@@ -95,7 +95,7 @@ SCALES = {
         },
     ),
     "storyworld": ExperimentScale(
-        about="films of 96x160 pixels, 237 frames (14.8 s) and 5 shots, on one H200",
+        about="films of 160x96 pixels, 237 frames (14.8 s) and 5 shots, on one H200",
         world="storyworld",
         vae="autoencoder",
         films={

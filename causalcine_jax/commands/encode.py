@@ -26,8 +26,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--world",
         default="base",
-        help="base (48x80, 10 chunks), montage (base with a cut at almost every chunk), "
-        "storyworld (96x160, 20 chunks), single or storyworld-single (the same in one shot)",
+        help="base (80x48, 10 chunks), montage (base with a cut at almost every chunk), "
+        "storyworld (160x96, 20 chunks), single or storyworld-single (the same in one shot)",
     )
     parser.add_argument(
         "--seed",

@@ -48,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(prog="causalcine evaluate", description=__doc__)
     model_flag(parser)
     parser.add_argument(
-        "--world", default="base", help="base (48x80, 10 chunks) or storyworld (96x160, 20 chunks)"
+        "--world", default="base", help="base (80x48, 10 chunks) or storyworld (160x96, 20 chunks)"
     )
     parser.add_argument(
         "--returns",

@@ -2,7 +2,7 @@
 
 The pool of history is append-only until something is evicted, so going back marks slots empty.
 Evicted chunks are restored by committing their latents again. These are kept on the host, about a
-megabyte a chunk at 480x832. The decoder's cache is kept at the beginning of each shot, newest first
+megabyte a chunk at 832x480. The decoder's cache is kept at the beginning of each shot, newest first
 and up to MARK_BYTES. Chunks after the nearest earlier cache are decoded again.
 """
 

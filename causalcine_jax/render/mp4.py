@@ -154,8 +154,8 @@ class FilmWriter:
         stream, to_yuv = self._encoder
         if (stream.height, stream.width) != (height, width):
             raise UsageError(
-                f"a film of {stream.height}x{stream.width} "
-                f"cannot go on with frames of {height}x{width}"
+                f"a film of {stream.width}x{stream.height} "
+                f"cannot go on with frames of {width}x{height}"
             )
         with self._disk_faults():
             for number, image in enumerate(frames):

@@ -12,7 +12,7 @@ from causalcine_jax.serve.parts import FromServer
 from causalcine_jax.serve.protocol import written
 from causalcine_jax.serve.server_messages import MediaChunk, MediaDropped
 
-MOST_MEDIA = 8 * 2**20  # bytes, about 20 chunks at 480x832
+MOST_MEDIA = 8 * 2**20  # bytes, about 20 chunks at 832x480
 MOST_MESSAGES = 2_000
 STALLED = 30.0  # seconds
 

@@ -75,7 +75,7 @@ class WorldConfig:
         faults = []
         if self.height * 5 != self.width * 3 or self.height % 16 or self.width % 16:
             faults.append(
-                f"height x width must be 3:5 and multiples of 16, not {self.height}x{self.width}"
+                f"width x height must be 5:3 and multiples of 16, not {self.width}x{self.height}"
             )
         if self.latent_frames % CHUNK_FRAMES:
             faults.append(
@@ -106,7 +106,7 @@ class WorldConfig:
 
     @classmethod
     def base(cls) -> "WorldConfig":
-        """Films of 48x80, 117 video frames (7.3 s): small enough to train on a laptop."""
+        """Films of 80x48, 117 video frames (7.3 s): small enough to train on a laptop."""
         return cls(
             48, 80, 30, min_shots=3, max_shots=5, min_shot_chunks=1, max_shot_chunks=4, late_chunk=2
         )
@@ -150,7 +150,7 @@ class WorldConfig:
 
     @classmethod
     def storyworld(cls) -> "WorldConfig":
-        """Films of 96x160, 237 video frames (14.8 s), 5 shots."""
+        """Films of 160x96, 237 video frames (14.8 s), 5 shots."""
         return cls(
             96,
             160,

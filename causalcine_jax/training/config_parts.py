@@ -50,9 +50,9 @@ class TimeConfig:
 class DataConfig:
     """The training data.
 
-    world       StoryWorld films. base: 48x80 pixels, 30 latent frames; base-long: 60 frames.
+    world       StoryWorld films. base: 80x48 pixels, 30 latent frames; base-long: 60 frames.
                 montage and montage-long: the same sizes with a cut at almost every chunk.
-                storyworld: 96x160 pixels, 60 frames. single, storyworld-single: without a cut
+                storyworld: 160x96 pixels, 60 frames. single, storyworld-single: without a cut
     seed        of the stories; evaluation uses other seeds
     films       number of films in the latent store
     store       folder of the latent store; "" means OUT/latents. A missing one is made first if

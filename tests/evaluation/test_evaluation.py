@@ -169,7 +169,7 @@ def test_noise_and_smears_hold_no_character(judge):
 def test_larger_films_are_read_as_if_small(judge):
     video = film(0)[1][:20]
     np.testing.assert_array_equal(shrink_to_judge(video.repeat(2, axis=1).repeat(2, axis=2)), video)
-    with pytest.raises(UsageError, match="48x80 or a whole multiple, not 64x80"):
+    with pytest.raises(UsageError, match="80x48 or a whole multiple, not 80x64"):
         judge.read(np.zeros((2, 64, 80, 3), np.uint8))
 
 

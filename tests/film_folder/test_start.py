@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Two seconds at 12 fps, 32x64 pixels: frame n is grey 10 n, its outer quarters are black."""
+    """Two seconds at 12 fps, 64x32 pixels: frame n is grey 10 n, its outer quarters are black."""
     file = tmp_path_factory.mktemp("clips") / "clip.mp4"
     frames = np.zeros((24, 32, 64, 3), np.uint8)
     frames[:, :, 16:48] = 10 * np.arange(24, dtype=np.uint8)[:, None, None, None]

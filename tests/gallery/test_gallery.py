@@ -33,7 +33,7 @@ RETRIEVED = [[[-1, -1]] * 2, [[-1, -1]] * 2, [[0, 1], [0, -1]], [[0, 4], [4, 5]]
 
 
 def make_film(folder, **record):
-    """45 frames of 16x32: each shot in one grey; with a record where fields are given."""
+    """45 frames of 32x16: each shot in one grey; with a record where fields are given."""
     folder.mkdir(parents=True)
     frames = np.full((FRAMES, 16, 32, 3), 60, np.uint8)
     frames[21:] = 180

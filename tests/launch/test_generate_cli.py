@@ -161,7 +161,7 @@ def test_the_folder_holds_the_film_and_all_about_it(made):
         384,
         768,
         3,
-    )  # 16x32 pixels enlarged 24 times to be seen
+    )  # 32x16 pixels enlarged 24 times to be seen
     assert Image.open(out / "contact_sheet.png").width > 2000
     assert json.loads((out / "film.json").read_text()) == record
     assert record["story"] == read_story(out / "story.yaml").to_dict() | {

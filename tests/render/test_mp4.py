@@ -164,7 +164,7 @@ def test_what_cannot_be_a_film(tmp_path):
     ):
         pass
     with (
-        pytest.raises(UsageError, match="48x80 cannot go on with frames of 32x80"),
+        pytest.raises(UsageError, match="80x48 cannot go on with frames of 80x32"),
         FilmWriter(tmp_path / "film.mp4", fps=16) as film,
     ):
         film.append(np.zeros((1, 48, 80, 3), np.uint8))

@@ -141,7 +141,7 @@ def test_dinos_positions_change_with_the_shape_of_a_film(weights):
     net = Scorers(weights).dino.net
     trained = np.asarray(net.positions[...])
     assert positions_for(net, 224, 224) is None
-    wide = positions_for(net, 224, 373)  # 48x80 after resizing; patches of 32
+    wide = positions_for(net, 224, 373)  # 80x48 after resizing; patches of 32
     assert wide.shape == (1 + 7 * 11, 64)
     np.testing.assert_array_equal(wide[0], trained[0])
     # The kernel's weights add up to one, so what all positions share stays.

@@ -52,7 +52,7 @@ def test_sizes_of_the_two_worlds():
 
 
 def test_an_impossible_world_names_every_fault():
-    with pytest.raises(UsageError, match=r"3:5.*latent_frames.*cannot always fill"):
+    with pytest.raises(UsageError, match=r"5:3.*latent_frames.*cannot always fill"):
         WorldConfig(
             50, 80, 31, min_shots=1, max_shots=2, min_shot_chunks=1, max_shot_chunks=3, late_chunk=2
         )

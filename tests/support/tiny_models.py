@@ -1,6 +1,6 @@
 """A whole model small enough to make films in a test.
 
-It has random weights, StoryWorld's words and frames of 16x32 pixels.
+It has random weights, StoryWorld's words and frames of 32x16 pixels.
 """
 
 from pathlib import Path

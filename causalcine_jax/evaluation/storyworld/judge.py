@@ -1,6 +1,6 @@
 """The judge: a small network that reads StoryWorld frames, true or generated.
 
-    frames uint8 -> shrunk to 48x80 -> convolutions -> a 6x10 map -> `look`
+    frames uint8 -> shrunk to 80x48 -> convolutions -> a 10x6 map -> `look`
         in every cell: is a head here? of which species, colour and accessory? features of its pose
         of the whole map: place, time of day, shot size
     `act`: four looks at a character, 3 frames apart -> its action

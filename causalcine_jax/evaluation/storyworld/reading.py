@@ -107,7 +107,7 @@ class CharacterReading:
 
 @dataclass(frozen=True)
 class Judge:
-    """The trained network. Reads films of 48x80 pixels or any whole multiple."""
+    """The trained network. Reads films of 80x48 pixels or any whole multiple."""
 
     params: judge.Params
 
@@ -203,12 +203,12 @@ def shrink_to_judge(video: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t
     """Returns area means over whole pixels.
 
     Raises:
-      UsageError: 48x80 does not divide the frame.
+      UsageError: 80x48 does not divide the frame.
     """
     _, height, width, _ = video.shape
     if height % HEIGHT or width * HEIGHT != height * WIDTH:
         raise UsageError(
-            f"the judge reads films of {HEIGHT}x{WIDTH} or a whole multiple, not {height}x{width}"
+            f"the judge reads films of {WIDTH}x{HEIGHT} or a whole multiple, not {width}x{height}"
         )
     factor = height // HEIGHT
     if factor == 1:

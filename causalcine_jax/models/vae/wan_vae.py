@@ -199,8 +199,8 @@ class VAE(Module):
                 else f"a multiple of {time} frames"
             )
             raise UsageError(
-                f"vae: cannot encode {frames} frames of {height}x{width}; needs {wanted}, "
-                f"and height and width divisible by {space}"
+                f"vae: cannot encode {frames} frames of {width}x{height}; needs {wanted}, "
+                f"and width and height divisible by {space}"
             )
         encoder, point = all_gather_params((self.encoder, self.conv1))
         past.axis = frames_axis(height // space, width // space)

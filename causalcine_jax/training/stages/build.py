@@ -229,8 +229,8 @@ def _clips(config: TrainConfig, seed: int) -> Clips:
         )
     if height > world.height or width > world.width or height % stride or width % stride:
         raise UsageError(
-            f"autoencoder.crop {height}x{width} must be multiples of {stride}, the VAE's spatial "
-            f"stride, within a film's {world.height}x{world.width}"
+            f"autoencoder.crop ({height}, {width}) must be multiples of {stride}, the VAE's "
+            f"spatial stride, within a film's ({world.height}, {world.width})"
         )
     return Clips(
         world,
