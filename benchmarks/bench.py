@@ -25,12 +25,13 @@ from typing import Any
 
 from benchmarks import REPOSITORY
 from benchmarks.settings import Settings
+from benchmarks.sources import software
 from benchmarks.worker import ENVIRONMENT
 from causalcine_jax.cli import USAGE, cores
 from causalcine_jax.errors import DataError, UsageError, disk_faults
 from causalcine_jax.film_folder.record import pretty
 from causalcine_jax.utils.atomic_file import write_text
-from causalcine_jax.utils.environment import software
+from causalcine_jax.utils.output import one_writer
 
 SCHEMA = "causalcine/benchmark@1"
 PEERS = ("torch", "diffusers")
@@ -125,6 +126,28 @@ def write(record: dict, out: Path) -> None:
       DataError: writing failed.
     """
     write_text(out, pretty(record) + "\n")
+
+
+def read(file: Path, schema: str, what: str) -> dict:
+    """Returns a record that `write` wrote.
+
+    Raises:
+      DataError: the file is no record of this schema; `what` says of what it should be.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        found = record["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} is no record of {what} ({type(error).__name__}: {error}): "
+            "give another file, or delete it"
+        ) from error
+    if found != schema:
+        raise DataError(
+            f"{file} is no record of {what}: its schema is {found}, not {schema}; "
+            "give another file, or delete it"
+        )
+    return record
 
 
 def made(folder: Path) -> Path:
@@ -224,16 +247,18 @@ def start(settings: Settings, scratch: Path) -> dict:
 
 @contextlib.contextmanager
 def _emptied(folder: Path) -> Iterator[Path]:
-    """Yields the folder, emptied, and removes it afterwards.
+    """Yields the folder, emptied, as its one writer, and removes it afterwards.
 
     Raises:
+      UsageError: another process uses it.
       DataError: it cannot be emptied or made.
     """
-    with disk_faults(f"cannot make an empty folder {folder}"):
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with one_writer(folder, beside=True):
+        with disk_faults(f"cannot make an empty folder {folder}"):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,7 @@ products       a chunk's tokens by the transformer's square and feed-forward wei
 attention      of one chunk to its receptive field
 convolutions   12 frames by the VAE's decoder: all of its time counts
 memory         an array of 1 GiB (CPU: 256 MiB, beyond any cache), read and written
-launch_seconds one of a thousand dependent small products in one program
+launch_seconds one kernel in a program of dependent small ones; plans count kernels alike
 """
 
 import json
@@ -22,10 +22,12 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.planning import attained
 from causalcine_jax.planning.flops import chip_of
 from causalcine_jax.planning.hardware import CHIPS
+from causalcine_jax.planning.hlo.program import parse_hlo
+from causalcine_jax.planning.hlo.traffic import launches
 from causalcine_jax.planning.jaxpr_flops import WIDE, flops_by_kind
 from causalcine_jax.utils.atomic_file import write_json
 
-LAUNCHES = 1000
+ROUNDS = 1000
 SPREAD = 0.1  # how far another run or size may be from a measured rate
 
 
@@ -59,17 +61,15 @@ def ceilings(settings: Settings) -> dict:
 def keep_rates(record: dict, source: str) -> list[str]:
     """Writes a record's fractions to planning/attained.json; returns the kinds of work.
 
-    Nothing is written if plans do not know the device, or for rates of float32.
+    Nothing is written where `why_not` says why.
 
     Args:
       source: where the record is.
     """
-    chip = chip_of(record["device"]["kind"])
-    measured = record["parts"].get("ceilings", {})
-    rates = {kind: measured[kind]["fraction"] for kind in attained.KINDS[:-2] if kind in measured}
-    rounded = record.get("settings", {}).get("dtype") != "float32"  # peaks are those of bfloat16
-    if chip is None or not rates or None in rates.values() or not rounded:
+    if why_not(record):
         return []
+    chip, measured = chip_of(record["device"]["kind"]), record["parts"]["ceilings"]
+    rates = {kind: measured[kind]["fraction"] for kind in attained.KINDS[:-2] if kind in measured}
     rates["launch_seconds"] = measured["launch_seconds"]["seconds"]
     known = json.loads(attained.FILE.read_text(encoding="utf-8"))
     day = record.get("date", date.today().isoformat())[:10]
@@ -83,6 +83,16 @@ def keep_rates(record: dict, source: str) -> list[str]:
         }
     write_json(attained.FILE, known)
     return list(rates)
+
+
+def why_not(record: dict) -> str:
+    """Why plans cannot reckon with a record's rates; empty if they can."""
+    if "launch_seconds" not in record["parts"].get("ceilings", {}):
+        return "ceilings were not measured"
+    if record.get("settings", {}).get("dtype") == "float32":
+        return "measured in float32, and peaks are those of bfloat16"
+    kind = record["device"]["kind"]
+    return "" if chip_of(kind) in CHIPS else f"plans do not know {kind}"
 
 
 def _width(settings: Settings) -> str:
@@ -145,8 +155,11 @@ def _memory(settings: Settings) -> float:
 
 def _launch(settings: Settings) -> float:
     x = random_like((16, 16), settings.inference_dtype)
-    many = jax.jit(lambda x: jax.lax.fori_loop(0, LAUNCHES, lambda _, y: jnp.tanh(y @ x), x))
-    return _median(lambda: many(x), settings) / LAUNCHES
+    many = jax.jit(lambda x: jax.lax.fori_loop(0, ROUNDS, lambda _, y: jnp.tanh(y @ x), x))
+    program = many.lower(x).compile()
+    text = program.as_text()
+    assert text is not None  # only a backend that keeps no program has none
+    return _median(lambda: program(x), settings) / launches(parse_hlo(text))
 
 
 def _median(call, settings: Settings) -> float:

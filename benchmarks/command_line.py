@@ -40,6 +40,7 @@ with what is missing or failed. Exit code 0 if everything was measured, met or n
 """
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -49,6 +50,7 @@ from causalcine_jax.config import KV_DTYPES, POOL_PLACES
 from causalcine_jax.errors import DataError, UsageError, choice_faults, raise_faults
 from causalcine_jax.presets import PRESETS
 from causalcine_jax.training.stages.table import FILM_STAGES
+from causalcine_jax.utils.output import one_file_writer, one_writer
 
 # Flags and settings alike.
 SAME = (
@@ -192,10 +194,8 @@ def _refuse_unused(parser: ArgumentParser, flags: argparse.Namespace) -> None:
         if name in ALONE:
             return parser.refuse_set(flags, ALONE[name], f"has no effect on {name}: leave it out")
     parser.refuse_set(flags, ("case",), f"applies only to {', '.join(ALONE)}")
-    raise_faults(
-        "bench",
-        [f for part in flags.parts for f in choice_faults("part", part, (*PARTS, "all"))],
-    )
+    unknown = [f for part in flags.parts for f in choice_faults("part", part, (*PARTS, "all"))]
+    raise_faults("bench", unknown)
     for name, parts in USERS.items():
         if flags.parts and not {"all", *parts} & set(flags.parts):
             parser.refuse_set(flags, (name,), f"applies only to {' and '.join(parts)}")
@@ -205,14 +205,14 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
     # Read by jax when it is imported: no notes about other people's hardware.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if flags.targets:
-        return _targets(flags)
-    if flags.parts == ["race"]:
-        return _race(flags)
-    if flags.parts == ["reliability"]:
-        return _reliability(flags)
-    if flags.parts == ["desk"]:
-        return _desk(flags)
+    alone = {"race": _race, "reliability": _reliability, "desk": _desk}
+    run = _targets if flags.targets else alone.get("".join(flags.parts), _parts)
+    lock = one_writer if flags.targets else one_file_writer
+    with lock(flags.out) if flags.out else contextlib.nullcontext():
+        run(flags)
+
+
+def _parts(flags: argparse.Namespace) -> None:
     if not flags.parts or not flags.preset:
         raise UsageError(
             "bench needs parts and --preset, such as: streaming --preset storyworld-base; "
@@ -226,9 +226,8 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.peer and (missing := missing_peers()):
         raise UsageError(f"--peer: {without(missing)}")
     width, height = flags.size or (None, None)
-    same = {name: getattr(flags, name) for name in SAME} | (
-        {} if flags.repeats is None else {"repeats": flags.repeats}
-    )
+    same = {name: getattr(flags, name) for name in SAME}
+    same |= {} if flags.repeats is None else {"repeats": flags.repeats}
     settings = Settings(
         width=width,
         height=height,
@@ -241,10 +240,10 @@ def main(arguments: list[str] | None = None) -> None:
     record = bench(settings, parts, scratch, say, keep)
     print(table(record))
     if flags.keep_rates:
-        from benchmarks.ceilings import keep_rates
+        from benchmarks.ceilings import keep_rates, why_not
 
         kinds = keep_rates(record, str(flags.out or "causalcine bench ceilings"))
-        say(f"rates for plans: {', '.join(kinds) or 'none, plans do not know this device'}")
+        say(f"rates for plans: {', '.join(kinds) or f'none, {why_not(record)}'}")
     if found := faults(record):
         failed = any("failed" in result for result in record["parts"].values())
         raise (DataError if failed else UsageError)("; ".join(found))

@@ -157,6 +157,7 @@ def _torch(dtype: str) -> tuple:
 
     torch.set_num_threads(len(cores()))
     torch.set_grad_enabled(False)
+    torch.backends.cudnn.allow_tf32 = False  # its products have full float32 by default
     how = {"dtype": getattr(torch, dtype), "device": "cuda" if torch.cuda.is_available() else "cpu"}
     return torch, lambda shape: torch.randn(shape, **how)
 

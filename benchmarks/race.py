@@ -10,7 +10,6 @@ If torch is missing, only our side is measured, and the record names it under `m
 """
 
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import in_process, missing_peers, without, write
-from benchmarks.race_cases import CASES, PEER, STEP_LIST, RaceCase
+from benchmarks.bench import in_process, missing_peers, read, without, write
+from benchmarks.race_cases import CASES, PEER, STEP_LIST, RaceCase, precision
 from benchmarks.roofline import roofline, roofline_table
+from benchmarks.sources import software
 from benchmarks.timing import spread
 from causalcine_jax.cli import cores
-from causalcine_jax.errors import DataError, choice_faults, raise_faults, range_faults
-from causalcine_jax.utils.environment import software
+from causalcine_jax.errors import choice_faults, raise_faults, range_faults
 
 SCHEMA = "causalcine/race@1"
 DTYPES = ("float32", "bfloat16")
@@ -155,6 +154,7 @@ def _turn(case: RaceCase, dtype: str, folder: Path, record: dict, alone: bool) -
     inputs = folder / "inputs.npz"
     films = {side: folder / f"{side}.npy" for side in ("ours", "theirs")}
     given: dict[str, Any] = {"case": case.to_dict(), "dtype": dtype}
+    given["environment"] = precision(dtype)
     answer = in_process("race_ours", None, film=str(films["ours"]), **given)
     record["device"], turn = answer["device"], {"ours": answer["result"]}
     if alone:
@@ -218,23 +218,10 @@ def _begun(asked: Race, out: Path | None, say: Callable[[str], None]) -> dict:
     }
     if out is None or not out.exists():
         return new
-    try:
-        record = json.loads(out.read_text(encoding="utf-8"))
-        known = record["schema"] == SCHEMA
-        same = known and (record["settings"], record["software"]) == (settings, here)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{out} is no record of a race ({error}): give another file, or delete it"
-        ) from error
-    if not known:
-        raise DataError(f"{out} is no record of a race: give another file, or delete it")
-    changed = str(here["commit"]).endswith("+changes")
-    if not same or changed or record.get("missing_peers"):
-        why = (
-            "files differ from the commit"
-            if same and changed
-            else "it was made by other software, in another dtype or without torch"
-        )
+    record = read(out, SCHEMA, "a race")
+    same = (record.get("settings"), record.get("software")) == (settings, here)
+    if not same or record.get("missing_peers"):
+        why = "it was made by other software, in another dtype or without torch"
         say(f"{out} is measured again from the start: {why}")
         return new
     return record

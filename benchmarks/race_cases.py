@@ -92,3 +92,8 @@ CASES = {
         ("routed", 20, 12, ROUTED),
     )
 }
+
+
+def precision(dtype: str) -> dict[str, str]:
+    """The variable by which jax multiplies as torch does: on GPUs its default is TF32."""
+    return {"JAX_DEFAULT_MATMUL_PRECISION": "highest"} if dtype == "float32" else {}

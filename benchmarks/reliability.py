@@ -9,12 +9,11 @@
 the number of inputs, kills, chunks or disks. Parts that FILE.json holds already stay there.
 """
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.bench import write
+from benchmarks.bench import read, write
 from causalcine_jax.errors import UsageError, choice_faults, raise_faults
 
 SCHEMA = "causalcine/reliability@1"
@@ -35,7 +34,7 @@ def reliability(
 
     Raises:
       UsageError: an unknown part, or a count below 1.
-      DataError: a part cannot be run.
+      DataError: a part cannot be run, or `out` is another file.
     """
     raise_faults(
         "reliability",
@@ -73,7 +72,7 @@ def _there(out: Path | None) -> dict:
     """The parts of an earlier run."""
     if out is None or not out.exists():
         return {}
-    return json.loads(out.read_text("utf-8"))["parts"]
+    return read(out, SCHEMA, "reliability").get("parts", {})
 
 
 def faults(record: dict) -> list[str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from benchmarks.bench import in_process
 from benchmarks.machine import DTYPES, PASSES, PEAKS, WORK
-from benchmarks.race_cases import CHUNK_FRAMES, RaceCase
+from benchmarks.race_cases import CHUNK_FRAMES, RaceCase, precision
 
 LIBRARIES = {"ours": "jax", "theirs": "torch"}
 
@@ -24,8 +24,9 @@ def roofline(
     """
     sides = {side: library for side, library in LIBRARIES.items() if torch or side == "ours"}
     say(f"{' and '.join(sides.values())}: peaks ...")
+    exact = precision(dtype)
     peaks = {
-        library: in_process("race_peaks", None, library=library)["result"]
+        library: in_process("race_peaks", None, exact, library=library)["result"]
         for library in sides.values()
     }
     best = {
@@ -41,6 +42,7 @@ def roofline(
             seconds = in_process(
                 "race_products",
                 None,
+                exact,
                 library=library,
                 case=case.to_dict(),
                 dtype=dtype,

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from benchmarks.bench import bench, faults, in_process, made, missing_peers, without, write
 from benchmarks.settings import Settings
+from benchmarks.sources import software
 from benchmarks.target_list import TARGETS, Hardware, TargetRun
 from causalcine_jax.errors import DataError, UsageError, nearest
 from causalcine_jax.utils.atomic_file import write_text
-from causalcine_jax.utils.environment import software
 
 
 def measure_targets(
@@ -180,10 +180,10 @@ def _done(record: dict) -> bool:
 def _begun(record: dict, here: dict) -> dict | None:
     """Returns the record if new measurements can join it, else None.
 
-    It must be by the same commit without changes, and measured with all peers.
+    It must be by the same code, and measured with all peers.
     """
     same = bool(record) and record["software"] == here and not record.get("missing_peers")
-    return record if same and not str(here["commit"]).endswith("+changes") else None
+    return record if same else None
 
 
 def _read(file: Path, here: str, run: TargetRun) -> dict:

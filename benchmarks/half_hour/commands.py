@@ -20,7 +20,8 @@ from benchmarks.half_hour.parts import (
     Part,
     parts,
 )
-from causalcine_jax.utils.environment import software
+from benchmarks.sources import software
+from causalcine_jax.errors import DataError
 
 SCHEMA = "causalcine/half-hour@1"
 LAST_LINES, SHORTEST = 30, 10  # of output; seconds in which a part is still begun
@@ -33,12 +34,20 @@ def measure(
 
     Args:
       kept: a folder on this machine, for the records of finished parts.
+
+    Raises:
+      DataError: jax computes on the CPU, and this is no rehearsal.
     """
     begun, spent = time.perf_counter(), _children()
     longer = REHEARSAL if rehearse else 1
     left = lambda: longer * LIMITS[command] - (time.perf_counter() - begun)
     here, file = software(), made(out.absolute()) / f"half_hour_{command}.json"
     found = in_process("machine", None)
+    if not rehearse and found["device"]["platform"] == "cpu":
+        raise DataError(
+            "jax computes on the CPU here, so nothing was measured: install its plugin for the "
+            'accelerator (pip install "jax[cuda13]"), or rehearse with --rehearse'
+        )
     record = {
         "schema": SCHEMA,
         "command": command,
@@ -53,7 +62,7 @@ def measure(
         done = _known(place, part, here, found["device"]["kind"])
         if done is None:
             done = _begin(part, place, left(), found["result"]["memory"], rehearse)
-            done |= {"commit": here["commit"], "kind": found["device"]["kind"]}
+            done |= {"software": here, "kind": found["device"]["kind"]}
             if done["code"] == 0:
                 write(done, place)
         say(f"{part.name}: {_outcome(done)}")
@@ -140,12 +149,12 @@ def _count(programs: Path) -> int:
 
 
 def _known(place: Path, part: Part, here: dict, kind: str) -> dict | None:
-    """The kept record of a part, if it was measured by this commit on this kind of device."""
-    if not place.exists() or str(here["commit"]).endswith("+changes"):
+    """The kept record of a part, if it was measured by this code on this kind of device."""
+    if not place.exists():
         return None
     record = json.loads(place.read_text("utf-8"))
-    same = (record["words"], record["commit"], record["kind"])
-    return record if same == (list(part.words), here["commit"], kind) else None
+    same = (record["words"], record.get("software"), record["kind"])
+    return record if same == (list(part.words), here, kind) else None
 
 
 def _outcome(done: dict) -> str:

@@ -1,12 +1,16 @@
 """Packs what a rented machine lacks: wheels for its Python, and a script that sets its paths."""
 
+import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks import REPOSITORY
 from benchmarks.bench import made
-from causalcine_jax.errors import DataError
+from causalcine_jax.errors import DataError, UsageError, shown
+from causalcine_jax.utils.atomic_file import write_text
+from causalcine_jax.utils.output import remove_files
 
 # Not in the usual images of CUDA, torch and jax. All that they need is either there or named here.
 PACKAGES = (
@@ -21,7 +25,7 @@ PLATFORMS += ["manylinux2014_x86_64", "manylinux1_x86_64", "any"]
 ENVIRONMENT = """\
 # source half-hour/environment.sh: installs the wheels into a folder of their own, once.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-site=${CAUSALCINE_SITE:-/tmp/causalcine-site}
+site=${CAUSALCINE_SITE:-/tmp/causalcine-site}-WHEELS
 [ -d "$site" ] || python3 -m pip install -q --no-index --no-deps --no-compile --target "$site" \\
   "$here"/wheels/*.whl || return 1
 export PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
@@ -32,10 +36,16 @@ export PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=2
 def prepare(out: Path, python: str, films: bool) -> int:
     """Downloads the wheels and writes environment.sh into `out`; returns their bytes.
 
+    Wheels of an earlier call are removed: pip refuses a second version, or another Python's.
+
     Raises:
-      DataError: pip finds no wheel.
+      UsageError: `python` is no version.
+      DataError: pip finds no wheel, or `out` cannot be written.
     """
+    if not re.fullmatch(r"3\.\d+", python):
+        raise UsageError(f"--python must be a version such as 3.12, not {shown(python)}")
     wheels, names = made(out / "wheels"), [*PACKAGES, *(FILMS if films else ())]
+    remove_files(wheels, ("*.whl",))
     pinned = _pinned(python)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(wheels)]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
@@ -49,8 +59,11 @@ def prepare(out: Path, python: str, films: bool) -> int:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise DataError(f"pip cannot download the wheels: {' '.join(lines) or done.stderr[-300:]}")
-    (out / "environment.sh").write_text(ENVIRONMENT, encoding="utf-8")
-    return sum(file.stat().st_size for file in wheels.iterdir())
+    files = sorted(wheels.iterdir())
+    # A folder of their names: what other wheels were installed into is not used again.
+    these = hashlib.sha256(" ".join(file.name for file in files).encode()).hexdigest()[:12]
+    write_text(out / "environment.sh", ENVIRONMENT.replace("WHEELS", these))
+    return sum(file.stat().st_size for file in files)
 
 
 def _pinned(python: str) -> dict[str, str]:

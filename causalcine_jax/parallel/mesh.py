@@ -81,9 +81,14 @@ def frames_axis(height: int, width: int) -> int | None:
     return next((axis for axis, side in sides if side % seq == 0), None)
 
 
+def axes_of_frames(axis: int | None) -> tuple[str | None, ...]:
+    """The mesh's axes of frames [b, t, h, w, c]: films over "data", and `axis` over "seq"."""
+    return ("data", None, *("seq" if side == axis else None for side in (2, 3)))
+
+
 def shard_frames(frames: Float[Array, "b t h w c"], axis: int | None) -> Float[Array, "b t h w c"]:
-    """Frames sharded over "data", and over "seq" along `axis`."""
-    return shard(frames, "data", None, *("seq" if side == axis else None for side in (2, 3)))
+    """Frames sharded by `axes_of_frames`."""
+    return shard(frames, *axes_of_frames(axis))
 
 
 def check_shardable(

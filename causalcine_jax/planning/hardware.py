@@ -3,8 +3,9 @@
     target("v5p:4x4x4") -> HardwareTarget -> target_devices(target): devices to compile for only
 
 The numbers are published peaks. TPUs, from Google's pages: memory, bf16 FLOP/s and memory
-bandwidth. The speed per link and direction is half of a chip's published interconnect, divided by
-its links. Google does not publish how fast a TPU reads its host's memory.
+bandwidth. The speed per link and direction is that of jax-ml/scaling-book, part 2. By Google's
+pages, v5p and v5e have a ninth more: half of a chip's interconnect, divided by its links. Google
+does not publish how fast a TPU reads its host's memory.
 
 GPUs, from NVIDIA's data sheets of H100 and H200 (SXM): 80 and 141 GB; 989 TFLOP/s of dense bf16 and
 1979 of float8; 3.35 and 4.8 TB/s. NVLink has 450 GB/s each way, PCIe gen 5 x16 has 64 GB/s each

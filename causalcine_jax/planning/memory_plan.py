@@ -26,7 +26,7 @@ from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TransformerConfig, VAEConfig
-from causalcine_jax.parallel.mesh import divisors
+from causalcine_jax.parallel.mesh import divisors, frames_axis
 from causalcine_jax.parallel.sharding import AXES, state_shardings
 from causalcine_jax.planning.memory_model import PlannedModel, planned_model
 from causalcine_jax.story_schema import size_faults
@@ -172,7 +172,9 @@ def memory_plan(asked: MemoryRequest) -> MemoryPlan:
         size = request.height // stride, request.width // stride
         latents = jax.ShapeDtypeStruct((1, model.chunk_frames, *size, vae.cfg.z_dim), dtype)
         cache = tree_bytes(jax.eval_shape(VAE.decode_first, weights["vae"], latents)[1])
-        lines.append(MemoryLine("VAE cache", cache, cache))
+        with jax.sharding.use_abstract_mesh(AbstractMesh((1, request.devices), AXES)):
+            parts = 1 if frames_axis(*size) is None else request.devices
+        lines.append(MemoryLine("VAE cache", cache, cache // parts))
     work = histories * _activations(config, model, tokens, dtype)
     # Decoding follows a pass, so the larger of the two counts.
     decoding = _decoding(vae.cfg, model.chunk_frames, request, dtype) if vae else 0

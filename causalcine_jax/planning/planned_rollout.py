@@ -1,7 +1,8 @@
 """A rollout's moves as shapes: denoise a chunk, commit it, decode it.
 
 The transformer, sampler and memory are a training config's. Every group of `seq` devices makes one
-film (two histories with guidance), its cache sharded by heads. Prompts are already embedded.
+film (two histories with guidance), its cache sharded by heads. Prompts are already embedded. The
+text encoder stays on the device all the same, but for data.embeddings (`film --embeddings`).
 """
 
 from functools import partial
@@ -18,12 +19,15 @@ from causalcine_jax.film.pool import check_pool, copies_of
 from causalcine_jax.models.cache.kv_cache import DEVICE, HOST, KVCache, axes_of
 from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
+from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.parallel.mesh import axes_of_frames, frames_axis
 from causalcine_jax.parallel.sharding import place_rollout_weights, state_shardings
 from causalcine_jax.planning.planned_step import (
     FilmBatch,
     PlannedStep,
     device_size_of,
+    placed,
     shapes,
 )
 from causalcine_jax.training.config import TrainConfig
@@ -62,11 +66,7 @@ def rollout_steps(
                 jax.eval_shape(partial(place_rollout_weights, weights="gathered"), model)
             )
     else:
-        model = jax.tree.map(
-            lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
-            model,
-            state_shardings(mesh, model),
-        )
+        model = placed(model, state_shardings(mesh, model))
     copies = copies_of(planned, config.memory)
     stored = (config.chunk_frames, DTYPE, planned.kv_dtype, copies)
     pool = jax.eval_shape(
@@ -96,11 +96,19 @@ def rollout_steps(
     cast = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, DTYPE)
     vae = jax.tree.map(cast, shapes(VAE, config.vae))
     latents = jax.ShapeDtypeStruct((mesh.shape["data"], *chunk), DTYPE)
-    cache = replicated(jax.eval_shape(VAE.decode_first, vae, latents)[1])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        axes = axes_of_frames(frames_axis(height, width))
+    # Of the last decode, which left it sharded as its layers shard frames.
+    cache = jax.tree.map(
+        lambda a: _at(a, mesh, *axes), jax.eval_shape(VAE.decode_first, vae, latents)[1]
+    )
     vae, latents = replicated(vae), _at(latents, mesh, "data")
+    encoder = jax.tree.map(cast, shapes(UMT5Encoder, config.text_encoder))
+    encoder = placed(encoder, state_shardings(mesh, encoder))
 
     parts = {"parameters": model, "pool": on_device, "prompts' keys and values": text}
     decoding = {"VAE": vae, "VAE cache": cache}
+    idle = {} if config.data.embeddings else {"text encoder": encoder}
     # Networks and caches that are not arguments of a move still occupy the device.
     how, host = {"memory": config.memory}, {"pool": on_host} if on_host else {}
     # A pass copies from the host those frames of a layer's field that are not on the device. These
@@ -112,7 +120,7 @@ def rollout_steps(
             partial(rollout.denoise.trace, sampler=sampler, **how),
             (model, pool, noise, text, index, key),
             parts,
-            decoding,
+            decoding | idle,
             host,
             copies,
         ),
@@ -121,12 +129,18 @@ def rollout_steps(
             partial(rollout.commit.trace, **how),
             (model, pool, x0, text, index),
             parts,
-            decoding,
+            decoding | idle,
             host,
             copies,
         ),
         _step(
-            "decode", VAE.decode_next.trace, (vae, cache, latents), decoding, parts, host, copies
+            "decode",
+            VAE.decode_next.trace,
+            (vae, cache, latents),
+            decoding,
+            parts | idle,
+            host,
+            copies,
         ),
     ]
 

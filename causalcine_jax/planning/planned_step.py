@@ -111,8 +111,8 @@ def training_steps(
     check_sharded(mesh, state.params)
     shardings = state_shardings(mesh, state)
     state, fixed = (
-        _placed(state, shardings),
-        _placed(stage.fixed, state_shardings(mesh, stage.fixed)),
+        placed(state, shardings),
+        placed(stage.fixed, state_shardings(mesh, stage.fixed)),
     )
     parts = {
         "parameters": state.params,
@@ -168,7 +168,8 @@ def device_size_of(tree) -> int:
     return sum(share(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def _placed(tree, shardings):
+def placed(tree, shardings):
+    """Shapes with these shardings."""
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         tree,
@@ -182,7 +183,7 @@ def _batch(config: TrainConfig, films: FilmBatch, spec: StageSpec, mesh: Mesh | 
     size = (films.height // stride, films.width // stride)
     shapes = spec.batch(config, config.batch, films.frames, size, films.shots)
     cut = NamedSharding(mesh, PartitionSpec("data"))
-    return _placed(shapes, dict.fromkeys(shapes, cut))
+    return placed(shapes, dict.fromkeys(shapes, cut))
 
 
 def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh | AbstractMesh, histories: int) -> int:
@@ -198,4 +199,4 @@ def _pool(config: TrainConfig, films: FilmBatch, mesh: Mesh | AbstractMesh, hist
         ).described_by(config.memory.parts(rows * columns))
     )
     shardings = jax.tree.map(lambda a: NamedSharding(mesh, PartitionSpec(*axes_of(a))), pool)
-    return device_size_of(_placed(pool, shardings))
+    return device_size_of(placed(pool, shardings))

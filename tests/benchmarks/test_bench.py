@@ -19,7 +19,7 @@ from tiny_models import random_weights
 from tiny_training import tiny_config
 
 from benchmarks import bench as bench_module
-from benchmarks import parts, random_model, streaming, timing
+from benchmarks import command_line, parts, random_model, streaming, timing
 from benchmarks import training as training_module
 from benchmarks.bench import bench, faults, in_process
 from benchmarks.film import TINY_DECODER, fill, frames_missing, new_film
@@ -42,6 +42,7 @@ from causalcine_jax.presets import PRESETS, Preset
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.stages.spec import StageSpec, stage_spec
 from causalcine_jax.training.state import Update
+from causalcine_jax.utils.output import one_file_writer, one_writer
 
 ADAM = OptimConfig(schedule="constant", warmup=0)
 
@@ -369,6 +370,24 @@ def test_a_record_names_what_was_measured_and_what_failed(monkeypatch, tmp_path)
         line.endswith("3 TFLOP") for line in lines
     )
     assert "out of memory" in table(record)
+
+
+def test_the_files_of_another_start_are_left_alone(tmp_path):
+    folder = tmp_path / bench_module.START
+    (folder / "model").mkdir(parents=True)
+    with one_writer(folder, beside=True):
+        with pytest.raises(UsageError, match=r"\.bench\.start is being written by process"):
+            bench_module.start(Settings("storyworld"), tmp_path)
+        assert (folder / "model").exists()
+
+
+def test_a_record_has_one_writer(tmp_path):
+    file, folder = tmp_path / "bench.json", tmp_path / "targets"
+    asked = {file: ["vae", "--preset", "storyworld"], folder: ["--targets", "cpu"]}
+    with one_file_writer(file), one_writer(folder):
+        for out, words in asked.items():
+            with pytest.raises(UsageError, match=f"{out.name} is being written by process"):
+                command_line.main([*words, "--out", str(out)])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from benchmarks.settings import Settings
 from benchmarks.target_list import TARGETS, Hardware, TargetNumber, TargetRun
 from benchmarks.targets import measure_targets
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.utils.environment import software
 
 STORYWORLD = {"preset": "storyworld"}
 RUNS = (
@@ -71,9 +70,9 @@ def machine(monkeypatch):
     for module in (bench, targets):
         monkeypatch.setattr(module, "in_process", machine.in_process)
     monkeypatch.setattr(bench, "PEERS", ("no_such_package",))
-    clean = software() | {"commit": "def"}  # this checkout may hold changes
+    code = {"jax": "0.10.2", "commit": "def", "sources": "123"}
     for module in (bench, targets):
-        monkeypatch.setattr(module, "software", lambda: clean)
+        monkeypatch.setattr(module, "software", lambda: code)
     monkeypatch.setitem(TARGETS, "a chip", Hardware("cpu", "a chip", 1, ".", RUNS))
     return machine
 
@@ -173,6 +172,13 @@ def test_a_run_that_was_interrupted_goes_on_with_its_other_parts(machine, monkey
     assert machine.asked == ["text", "attention"] and "unfinished" not in json.loads(
         (tmp_path / "eyes.json").read_text()
     )
+
+    # An unfinished record of other sources restarts, also where nothing knows a commit.
+    sources = {"software": {**record["software"], "sources": "abc"}}
+    (tmp_path / "eyes.json").write_text(json.dumps(record | sources))
+    machine.asked = []
+    measured()
+    assert machine.asked == ["vae", "text"]
 
     # Records of other software: a finished one counts and is named; an unfinished one restarts.
     old = {"software": {**record["software"], "commit": "abc"}}

@@ -26,10 +26,11 @@ def sides(monkeypatch):
 
     A chunk takes ours 1 s and theirs 2 s. `apart` multiplies their film's last chunk.
     """
-    told = {"apart": 1.0, "asked": [], "missing": []}
+    told = {"apart": 1.0, "asked": [], "environments": [], "missing": []}
 
     def in_process(part, settings, environment=None, **given):
         told["asked"].append(part)
+        told["environments"].append(environment)
         if part in ("race_peaks", "race_products"):
             names = ("projections", "feed_forward", "attention", "cross_attention")
             rates = {name: {"float32": 1e9} for name in machine.PEAKS}
@@ -85,6 +86,8 @@ def test_a_record_holds_both_sides_and_goes_on_where_it_ended(sides, tmp_path):
         *["race_peaks"] * 2,
         *["race_products"] * 4,
     ]
+    full = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # as torch multiplies on GPUs
+    assert all(environment == full for environment in sides["environments"])
     assert (
         len(again["cases"]["whole-160"]["turns"]) == 3
         and again["cases"]["routed-160"] == record["cases"]["routed-160"]
@@ -127,14 +130,17 @@ def test_a_record_of_something_else_is_not_gone_on_with(sides, tmp_path, monkeyp
     assert len(changed["cases"]["whole-160"]["turns"]) == 1 and any(
         "again from the start" in line for line in messages
     )
-    monkeypatch.setattr(race_module, "software", lambda: {"jax": "0.10.2", "commit": "abc+changes"})
-    for _ in range(2):  # changes against the commit may differ between runs
+    assert sides["environments"][-1] == {}  # bfloat16 has one precision
+    for sources, measured in (("1", True), ("1", False), ("2", True)):  # without a commit
+        code = {"jax": "0.10.2", "commit": None, "sources": sources}
+        monkeypatch.setattr(race_module, "software", lambda code=code: code)
         sides["asked"].clear()
         race(Race(("whole-160",), "bfloat16", turns=1), out, messages.append)
-        assert "race_ours" in sides["asked"]
-    out.write_text("[]")
-    with pytest.raises(DataError, match="no record of a race"):
-        race(Race(("whole-160",)), out, messages.append)
+        assert ("race_ours" in sides["asked"]) == measured
+    for other in ("[]", "{", '{"schema": "causalcine/desk@1"}'):
+        out.write_text(other)
+        with pytest.raises(DataError, match="no record of a race"):
+            race(Race(("whole-160",)), out, messages.append)
     with pytest.raises(
         UsageError,
         match=r"unknown case 'whole-16', did you mean 'whole-160'.*unknown dtype.*at least 1",

@@ -128,11 +128,17 @@ def test_full_disks_of_all_commands_find_no_fault():
 
 def test_parts_of_an_earlier_run_stay(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.fuzz.fuzz", lambda *_: {"count": 1, "faults": []})
-    (tmp_path / "a.json").write_text('{"parts": {"kills": {"count": 2, "faults": []}}}')
+    kept = {"schema": "causalcine/reliability@1", "parts": {"kills": {"count": 2, "faults": []}}}
+    (tmp_path / "a.json").write_text(json.dumps(kept))
     reliability(("fuzz",), 1, tmp_path / "a.json", lambda line: None)
     parts = json.loads((tmp_path / "a.json").read_text())["parts"]
     assert parts["kills"] == {"count": 2, "faults": []}
     assert parts["fuzz"]["count"] == 1 and parts["fuzz"]["date"]
+    for other in ('{"parts": {}}', "{"):
+        (tmp_path / "a.json").write_text(other)
+        with pytest.raises(DataError, match=r"a\.json is no record of reliability"):
+            reliability(("fuzz",), 1, tmp_path / "a.json", lambda line: None)
+        assert (tmp_path / "a.json").read_text() == other
 
 
 def test_what_cannot_be_tried_is_said():

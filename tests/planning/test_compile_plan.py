@@ -144,11 +144,13 @@ def test_a_rollouts_moves_are_compiled_and_reported_per_chunk(tmp_path):
     ) and "a chunk of 6 video frames, at peak: at least" in table(plan)
 
 
-@pytest.mark.parametrize("place", ["device", "host"])
-def test_a_rollouts_pool_is_sharded_by_heads_wherever_it_is(place, tmp_path):
-    config = tiny_config(tmp_path)
+@pytest.mark.parametrize(("place", "embeddings"), [("device", False), ("host", True)])
+def test_a_rollouts_pool_is_sharded_by_heads_wherever_it_is(place, embeddings, tmp_path):
+    known = {"train_text_encoder": False, "init": "a model", "data": DataConfig(embeddings=True)}
+    config = tiny_config(tmp_path, **(known if embeddings else {}))
     films = FilmBatch.of(config, **FILMS)
     steps = rollout_steps(config, films, mesh_of_nothing(2, 2), PoolConfig(12, on=place))
+    encoder = tree_bytes(shapes(*networks_of(config)["text_encoder"])) / 2  # bfloat16
     # Of one history: keys and values, layers, tokens, channels, bfloat16.
     frame = 2 * 2 * 4 * 24 * 2
     for step in steps:
@@ -157,6 +159,10 @@ def test_a_rollouts_pool_is_sharded_by_heads_wherever_it_is(place, tmp_path):
         beside = 0 if place == "host" else 4 * 2 * 12 * 24 * 4 + 4 * 8
         assert held[0] == 4 * 12 * frame + beside  # a film with guidance in each row of the mesh
         assert held[1] == pytest.approx(held[0] / 4, rel=0.01)
+        # Of the last decode, whose layers shard frames; and what a film keeps beside every move.
+        cache, share = step.parts["VAE cache"]
+        assert share == cache / 4
+        assert step.parts.get("text encoder", (0, 0))[0] == (0 if embeddings else encoder)
     with pytest.raises(
         UsageError, match="seq=4 does not divide the 2 heads that a pool is sharded by"
     ):
