@@ -234,6 +234,15 @@ def test_what_is_left_of_a_run_becomes_shorter_windows(lengths, ends):
     assert sum(window.chunks for window in cut.whole + cut.short) == sum(cut.runs)
 
 
+def test_a_rest_too_short_for_any_length_is_in_a_window_that_overlaps_a_longer_one():
+    frames = 9 + 12 * 26
+    cut = windows_of("film", [(0, frames)], [True], [20, 10], 3)
+    found = [(w.pieces[0].first, w.pieces[-1].stop, w.overlaps) for w in cut.whole]
+    assert found == [(0, 237, False), (frames - 117, frames, True)] and not cut.short
+    assert chunks_kept({27: 1}, [20, 10]) == 27 == chunks_kept({27: 1}, [10])
+    assert [chunks_kept({run: 1}, [20, 10]) for run in (24, 7, 36)] == [20, 0, 36]
+
+
 def test_the_length_that_most_runs_fill():
     runs = {3: 10, 8: 5, 20: 1}  # 30, 40 and 20 chunks
     assert [chunks_kept(runs, [chunks]) for chunks in (20, 8, 5, 3, 1)] == [20, 60, 60, 90, 90]
