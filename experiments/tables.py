@@ -55,7 +55,7 @@ def _as_long(words: str, column: str) -> Claim:
 
 
 def _ratio(words: str, first: tuple[str, str], second: tuple[str, str], **bound: float) -> Claim:
-    return Claim(words, first, second, statistic="ratio", **bound)
+    return Claim(words, first, second, statistic="ratio", strict=False, **bound)
 
 
 TABLES = {
