@@ -30,7 +30,7 @@ def judge(claim: Claim, first: Grouped, second: Grouped) -> ClaimVerdict:
     side, bound = (1, claim.at_least) if claim.at_least is not None else (-1, claim.at_most)
     value = side * (interval.value - bound)
     low, high = sorted(side * (end - bound) for end in (interval.low, interval.high))
-    held = "holds" if value >= 0 else "does not hold"
+    held = "holds" if value > 0 or (value == 0 and not claim.strict) else "does not hold"
     if interval.count < FEWEST:
         return ClaimVerdict(
             interval, f"{held} by value; {interval.count} stories are too few for an interval"

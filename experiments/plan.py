@@ -16,6 +16,7 @@ LONGER = 8  # how many times as long as in training long films are
 FAR = 6  # chunks: from here on a character's absence is long
 Override = tuple[str, str]
 Setting = tuple[str, str | int]
+CAMR: tuple[Setting, ...] = (("policy", "camr"),)  # the paper's memory, of a row measured with it
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Claim:
     """A relation between two numbers.
 
     The `statistic` of `first` and `second`, each (row, column), is at least or at most a bound.
+
+    strict  at the bound itself the claim does not hold, as of "more" and "fewer"
     """
 
     words: str
@@ -86,6 +89,7 @@ class Claim:
     at_least: float | None = None
     at_most: float = math.inf
     statistic: str = "difference"  # or ratio
+    strict: bool = False
 
 
 @dataclass(frozen=True)

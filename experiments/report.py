@@ -172,17 +172,21 @@ def _made(numbers: Numbers, name: str) -> list[str]:
 
 
 def _identity(saved: list[dict[str, Any]], run: str) -> str:
-    """Returns how a model samples and which weights it has, as the measurements found it."""
-    for one in saved:
-        for key, row in one["settings"]["rows"].items():
-            if key.split("+")[0] == run:
-                sampler = row["sampler"]
-                return (
-                    f", {sampler['steps']} steps of {sampler['solver']}, "
-                    f"guidance {sampler['guidance']:g}, "
-                    f"weights sha256 {row['weights_sha256'][:12]}"
-                )
-    return ""
+    """Returns how a model was measured and which weights it has, as the measurements found it."""
+    rows = [
+        row
+        for one in saved
+        for key, row in one["settings"]["rows"].items()
+        if key.split("+")[0] == run
+    ]
+    if not rows:
+        return ""
+    sampler = rows[0]["sampler"]
+    policies = dict.fromkeys(row["memory"]["policy"] for row in rows)
+    return (
+        f", {sampler['steps']} steps of {sampler['solver']}, guidance {sampler['guidance']:g}, "
+        f"memory policy {', '.join(policies)}, weights sha256 {rows[0]['weights_sha256'][:12]}"
+    )
 
 
 def _short(one: dict[str, Any]) -> str:

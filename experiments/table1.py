@@ -24,10 +24,12 @@ CLAIMED = {
 
 
 def _changes(memory: MemoryConfig) -> tuple[Setting, ...]:
-    """The fields in which a rollout differs from CausalCine's."""
+    """The policy, which a model may name otherwise, and what differs from CausalCine's rollout."""
     own = dataclasses.asdict(ROLLOUTS["causalcine"].memory)
     return tuple(
-        (name, value) for name, value in dataclasses.asdict(memory).items() if value != own[name]
+        (name, value)
+        for name, value in dataclasses.asdict(memory).items()
+        if name == "policy" or value != own[name]
     )
 
 
@@ -47,7 +49,11 @@ TABLE1 = Table(
     columns=COLUMNS,
     claims=tuple(
         Claim(
-            f"CausalCine {words} {row.label}", (_OURS.key, column), (row.key, column), at_least=0.0
+            f"CausalCine {words} {row.label}",
+            (_OURS.key, column),
+            (row.key, column),
+            at_least=0.0,
+            strict=True,
         )
         for column, words in CLAIMED.items()
         for row in _OTHERS

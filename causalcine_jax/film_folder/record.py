@@ -66,6 +66,14 @@ def with_start(story: Story, start: Mapping[str, Any]) -> Story:
     return dataclasses.replace(story, shots=(shot, *story.shots))
 
 
+def filmed_story(story: Story, data: Mapping[str, Any]) -> Story:
+    """A film.json's story as it was filmed: `with_start`, where the record names a start."""
+    start = data.get("start")
+    if isinstance(start, dict) and isinstance(start.get("caption"), str):
+        return with_start(story, start)
+    return story
+
+
 def read_recipe(path: str | Path) -> Recipe:
     """Reads a story file (YAML, JSON) or an earlier film's film.json. `UsageError` for faults."""
     data = read_plain(path)

@@ -160,7 +160,7 @@ def read_frames(
         shown_once = itertools.chain(first_two, source)
         shown = [
             clip.fitted(frame, height, width)
-            for frame in clip.at_rate(clip.unrounded(clip.short(file, shown_once)), fps)
+            for frame in clip.at_rate(map(clip.unrounded, clip.short(file, shown_once)), fps)
         ]
     if len(shown) < first:
         raise UsageError(

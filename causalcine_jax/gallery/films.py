@@ -11,9 +11,9 @@ from causalcine_jax.errors import DataError
 from causalcine_jax.film.chunk import most_retrieved
 from causalcine_jax.film_folder.record import (
     FILM,
+    filmed_story,
     record_beside,
     recorded_chunk_frames,
-    with_start,
 )
 from causalcine_jax.story import ResolvedStory, Story
 from causalcine_jax.utils.plain_data import read_plain
@@ -99,10 +99,8 @@ def read_film_card(path: Path, folder: Path, system: str | None = None) -> Galle
         raise DataError(f"{told} is neither a film.json nor a story")
     data = found if record else {}
     story = Story.from_dict(data.get("story") if record else found, str(told)) if told else None
+    story = story and filmed_story(story, data)
     chunk_frames = recorded_chunk_frames(data)
-    start = data.get("start")  # its picture is the film's first shot, and not in the story
-    if story and isinstance(start, dict) and isinstance(start.get("caption"), str):
-        story = with_start(story, start)
     return GalleryFilm(
         title=_title(path, folder, system),
         system=system or folder.resolve().name,

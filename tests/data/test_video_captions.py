@@ -17,10 +17,18 @@ FORMATS = {
         {"caption": "[global caption] W [per shot caption] a [shot cut] b"},
         Captions("W", ("a", "b")),
     ),
+    "HoloCine, tagged, with cuts": (
+        {"text": "[global caption] W [per shot caption] a [shot cut] b", "shot_cut_frames": [40]},
+        Captions("W", ("a", "b"), Cuts((0, 40.0))),
+    ),
     "ShotStream": ({"global_caption": "W", "shot1": "a", "shot2": "b"}, Captions("W", ("a", "b"))),
     "MultiShotMaster": ({"global_caption": "W", "shot0": "a"}, Captions("W", ("a",))),
     "LongLive 1": (
         {"prompts": ["a", "b"], "switch_frame_indices": "12"},
+        Captions("", ("a", "b"), Cuts((0, 45 / 16), "seconds")),
+    ),
+    "LongLive 1, with a text": (
+        {"text": "W", "prompts": ["a", "b"], "switch_frame_indices": [12], "shots": None},
         Captions("", ("a", "b"), Cuts((0, 45 / 16), "seconds")),
     ),
     "our story": (
@@ -61,6 +69,7 @@ def test_formats(name, tmp_path):
         ({"shot_captions": ["a"], "shot_cut_frames": [9]}, "1 captions of .* for 2"),
         ({"shot_captions": ["a", "b"], "shot_cut_frames": ["x"]}, "must be numbers"),
         ({"shot_captions": ["a", "b", "c"], "shot_cut_frames": [9, 3]}, "must ascend"),
+        ({"caption": "[shot cut] a [shot cut] b", "shot_cut_frames": []}, "2 captions of .* for 1"),
         ({"caption": "a" * 30_000}, "30,000 characters"),
     ],
 )  # fmt: skip

@@ -113,15 +113,39 @@ def test_reading_from_the_middle_is_reading_from_the_beginning(tmp_path, name, m
         np.testing.assert_array_equal(part, whole[first : first + 2])
 
 
-def test_a_frame_is_what_is_on_screen_at_its_time(tmp_path):
-    times = variable(40, seed=1)
+def numbered(path, **options) -> tuple[np.ndarray, int]:
+    """Writes 40 frames, each as bright as its number; returns which are read, and the scan's count.
+
+    They are read from the beginning, and each one again by itself.
+    """
     grey = np.broadcast_to(6 * np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 16, 32, 3))
-    file = write_video(tmp_path / "a.mkv", grey, seconds=times)
+    file = write_video(path, grey, **options)
     row = scan(file, None, Cuts((0,)))
-    clock = Clock.from_row(row["clock"])
-    shown = np.stack(list(read(file, clock, [(0, row["frames"])], *SIZE))).mean((1, 2, 3)) / 6
-    on_screen = np.searchsorted(np.round(times, 3), np.arange(row["frames"]) / 16, side="right") - 1
-    np.testing.assert_allclose(shown, on_screen, atol=0.4)
+    clock, count = Clock.from_row(row["clock"]), row["frames"]
+    pictures = list(read(file, clock, [(0, count)], *SIZE))
+    for number in range(0, count, 3):
+        (alone,) = read(file, clock, [(number, number + 1)], *SIZE)
+        np.testing.assert_array_equal(alone, pictures[number])
+    numbers = np.stack(pictures).mean((1, 2, 3)) / 6
+    np.testing.assert_allclose(numbers, np.round(numbers), atol=0.4)
+    return np.round(numbers).astype(int), count
+
+
+@pytest.mark.parametrize("times", [variable(40, seed=1), np.arange(40) * 1001 / 24000])
+def test_a_frame_is_what_is_on_screen_at_its_time(tmp_path, times):
+    """But for half a millisecond, by which the file may round."""
+    shown, count = numbered(tmp_path / "a.mkv", seconds=times)
+    half_milliseconds = 2 * np.round(1000 * times).astype(int) - 1
+    on_screen = np.searchsorted(half_milliseconds, np.arange(count) * 125, side="right") - 1
+    assert shown.tolist() == on_screen.tolist()
+
+
+@pytest.mark.parametrize("fps", [16, 24, 30])
+def test_a_rate_loses_no_frame_where_the_file_rounds_its_times(tmp_path, fps):
+    rounded, count = numbered(tmp_path / "a.mkv", fps=fps)
+    exact, counted = numbered(tmp_path / "a.mp4", fps=fps)
+    assert rounded.tolist() == exact.tolist() and count == counted
+    assert exact.tolist() == [int(number * fps / 16) for number in range(count)]
 
 
 def test_turned_and_stretched_videos_are_shown_as_players_do(tmp_path):
@@ -232,6 +256,15 @@ def test_what_is_left_of_a_run_becomes_shorter_windows(lengths, ends):
     cut = windows_of("film", shots, [True] * len(shots), [4, 3], 3)
     assert [(w.pieces[0].first, w.pieces[-1].stop, w.chunks) for w in cut.whole] == ends
     assert sum(window.chunks for window in cut.whole + cut.short) == sum(cut.runs)
+
+
+def test_a_rest_too_short_for_any_length_is_in_a_window_that_overlaps_a_longer_one():
+    frames = 9 + 12 * 26
+    cut = windows_of("film", [(0, frames)], [True], [20, 10], 3)
+    found = [(w.pieces[0].first, w.pieces[-1].stop, w.overlaps) for w in cut.whole]
+    assert found == [(0, 237, False), (frames - 117, frames, True)] and not cut.short
+    assert chunks_kept({27: 1}, [20, 10]) == 27 == chunks_kept({27: 1}, [10])
+    assert [chunks_kept({run: 1}, [20, 10]) for run in (24, 7, 36)] == [20, 0, 36]
 
 
 def test_the_length_that_most_runs_fill():

@@ -551,6 +551,15 @@ def test_a_crash_costs_the_tasks_of_that_moment_alone(monkeypatch):
     assert 3 <= len(begun) <= 7
 
 
+def test_one_task_alone_may_crash_too(monkeypatch):
+    """A file that crashed in the run before is read again: its reason is not kept."""
+    monkeypatch.setattr(
+        pool, "alone", lambda function, tasks: [(task, pool.CRASH) for task in tasks]
+    )
+    assert list(pool.each(str, [5], 2)) == [(5, pool.CRASH)]
+    assert list(pool.each(str, [5], 1)) == [(5, "5")]
+
+
 def _counting(original, begun):
     def init(self, workers):
         begun.append(workers)

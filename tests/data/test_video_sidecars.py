@@ -56,6 +56,12 @@ def test_text_files_longlive_folders_and_shotstream_tables(tmp_path):
     ]
 
 
+def test_a_table_with_an_endless_field_is_named(tmp_path):
+    (tmp_path / "all.csv").write_text(f"json_path\n{'x' * 140_000}\n")
+    with pytest.raises(UsageError, match=r"all\.csv: cannot be read as a table of CSV: field"):
+        shotstream_table(tmp_path / "all.csv")
+
+
 def test_a_video_called_0_has_a_sidecar_of_its_own(tmp_path):
     told = {"shot_captions": ["A fox.", "An owl."], "shot_cut_frames": [12]}
     (tmp_path / "0.json").write_text(json.dumps(told))

@@ -13,14 +13,27 @@ from benchmarks.random_scorers import write_scorers
 from causalcine_jax.commands import evaluate
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.films import run
-from causalcine_jax.evaluation.films.measure import MeasureSettings, measure_film
+from causalcine_jax.evaluation.films.compare import comparison
+from causalcine_jax.evaluation.films.features import FilmFeatures
+from causalcine_jax.evaluation.films.measure import (
+    FirstPass,
+    MeasureSettings,
+    _of_ranges,
+    measure_film,
+)
 from causalcine_jax.evaluation.films.shot_features import unpacked
-from causalcine_jax.evaluation.films.stories import film_stories, find_films
+from causalcine_jax.evaluation.films.stories import (
+    asked_of,
+    film_stories,
+    film_story,
+    find_films,
+)
 from causalcine_jax.evaluation.metrics.shot_cuts import sca
 from causalcine_jax.evaluation.storyworld.agreement import rank_agreement
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
 from causalcine_jax.render.mp4 import FilmWriter, read_film
 from causalcine_jax.scorers.scorers import Scorers
+from causalcine_jax.story_sets.reading import ToldStory
 from causalcine_jax.story_sets.story_set import read_set
 
 FPS = 16
@@ -191,6 +204,28 @@ def test_a_second_run_measures_only_what_is_missing(measured, films, weights, mo
     assert sorted(set(seen[2:])) == ["broken", "film", "never", "same"]
 
 
+def test_measures_of_another_version_do_not_compare(measured):
+    _, report = measured
+    assert report["settings"]["version"] == run.VERSION
+    older = report | {"settings": report["settings"] | {"version": 4}}
+    with pytest.raises(UsageError, match=f"version was {run.VERSION} and 4"):
+        comparison(report, older)
+
+
+def test_a_missed_cut_gives_neither_a_return_nor_a_captions_gate():
+    """Shot 1, of Anna too, is within the first range; the last is nearest to its caption."""
+    asked = film_story(ToldStory("one", "one", story("one", [["anna"]] * 3)))
+    shots = [range(0, 2), range(2, 3)]
+    clips = dict(zip(shots, np.eye(3)[[0, 1]]))
+    features = FilmFeatures(np.arange(3), None, None, clips, clips, None)
+    seen = FirstPass(np.arange(3.0), np.zeros((3, 1, 1)), [2])
+    found = _of_ranges([(0, shots[0]), (2, shots[1])], asked, features, np.eye(3), seen)
+    assert found["alignment"] == [1, 0]
+    (pair,) = found["pairs"]
+    assert (pair["absence"], pair["introduced"]) == (None, True)
+    assert found["means"]["returns"] is None
+
+
 def test_without_weights_cuts_and_dynamics_are_measured(films, tmp_path):
     report = measure(films, tmp_path)
     assert report["cuts"]["sca"]["count"] == 3
@@ -228,6 +263,20 @@ def test_wrong_flags_are_refused(films, tmp_path, flags, fault):
     with pytest.raises(UsageError, match=fault):
         evaluate.main(["--films", str(films), *flags, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("films", ["films", "films/0", "elsewhere"])
+def test_measures_never_go_to_a_folder_of_films(tmp_path, films):
+    """There --overwrite would remove the film.json of every film, and NAME.json a story."""
+    (tmp_path / films / "one").mkdir(parents=True)
+    write_film(tmp_path / films / "one/film.mp4", [(0, 2)])
+    told = tmp_path / ("films/one.json" if films == "elsewhere" else "one.json")
+    told.parent.mkdir(exist_ok=True)
+    told.write_text(json.dumps(story("one")))
+    flags = ["--films", str(tmp_path / films), "--stories", str(told), "--overwrite"]
+    with pytest.raises(UsageError, match=r"films, and .*one.* is there: choose another --out"):
+        evaluate.main([*flags, "--out", str(tmp_path)])
+    assert told.is_file() and not (tmp_path / "measures.json").exists()
 
 
 def test_missing_weights_are_refused_before_any_film(films, tmp_path):
@@ -286,6 +335,24 @@ def test_a_story_in_chunks_is_asked_on_the_grid_that_the_film_was_made_on(tmp_pa
     record.write_text("[]")
     with pytest.raises(DataError, match=r"film\.json is no film\.json: film it again"):
         measure(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", [{"seconds": 0.75}, {"chunks": 1}])
+def test_a_film_that_began_from_a_picture_has_its_shot_in_front(tmp_path, length):
+    told = story("waves")
+    for shot in told["shots"]:
+        del shot["seconds"]
+        shot.update(length)
+    (tmp_path / "waves.json").write_text(json.dumps(told))
+    waves = film_stories(tmp_path / "waves.json")["waves"]
+    start = {"file": "a.png", "caption": "Waves.", "chunks": 1}
+    (tmp_path / "film.json").write_text(json.dumps({"start": start}))
+    asked = asked_of(tmp_path / "film.mp4", waves)
+    assert asked.captions == ("Waves.", *waves.captions)
+    assert asked.cuts == (9 / 16, 21 / 16, 33 / 16)
+    assert asked.cast == ((), ("anna",), ("leo",), ("anna",))
+    (tmp_path / "film.json").write_text("{}")
+    assert asked_of(tmp_path / "film.mp4", waves) == waves
 
 
 def test_films_are_measured_on_the_pixels_that_players_show(films):

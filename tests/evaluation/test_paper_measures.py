@@ -42,9 +42,17 @@ def test_each_shot_is_scored_by_the_sampled_frames_in_it():
 
 
 def test_an_absence_counts_the_shots_that_were_asked_for_not_the_parts_that_were_found():
-    cast, numbers = [("anna",), ("leo",), ("leo",), ("anna",)], [0, 1, 1, 2]  # a false cut in 1
-    assert [p.absence for p in matched_pairs(cast, numbers) if p.character == "anna"] == [1]
-    assert [p.absence for p in matched_pairs(cast) if p.character == "anna"] == [2]
+    absences = lambda *asked: [p.absence for p in matched_pairs(*asked) if p.character == "anna"]
+    cast, false_cut_in_1 = [("anna",), ("leo",), ("anna",)], [0, 1, 1, 2]
+    assert absences(cast, false_cut_in_1) == [1]
+    assert absences([("anna",), ("leo",), ("leo",), ("anna",)]) == [2]
+
+
+def test_a_shot_whose_cut_was_missed_may_show_the_character_so_there_is_no_absence():
+    cast, found = [("anna",), ("leo",), ("anna",), ("mia",), ("anna",)], [0, 1, 4]
+    assert matched_pairs(cast, found) == [Pair("anna", 0, 2, None)]
+    cast[2] = ("leo",)
+    assert matched_pairs(cast, found) == [Pair("anna", 0, 2, 3)]
 
 
 def test_pairs_are_grouped_by_character_and_absence_counts_the_shots_between():
@@ -62,9 +70,11 @@ def test_pairs_are_grouped_by_character_and_absence_counts_the_shots_between():
 
 def test_the_gate_passes_shots_that_are_closest_to_their_own_caption():
     alignment = np.array([[0.9, 0.1, 0.2], [0.3, 0.2, 0.1], [0.1, 0.3, 0.3]])
-    assert faithful_shots(alignment) == [True, False, True]
+    assert faithful_shots(alignment, alignment.diagonal()) == [True, False, True]
     constant_picture = np.tile([0.4, 0.5, 0.1], (3, 1))
-    assert sum(faithful_shots(constant_picture)) == 1
+    assert sum(faithful_shots(constant_picture, constant_picture.diagonal())) == 1
+    # Of shots 0 and 2, found alone, the second is nearest to the caption of the shot between.
+    assert faithful_shots(alignment[[0, 1]], alignment[[0, 1], [0, 2]]) == [True, False]
     wrong = PairScore(Pair("anna", 0, 1, 0), 1.0, faithful=False)
     assert (wrong.similarity, wrong.gated) == (1.0, 0.0)
 

@@ -36,6 +36,7 @@ from experiments.runs import EMBEDDED, SCALES
 from experiments.tables import TABLES
 
 OF_CELLS = ("species", "colour", "accessory")  # read in every cell, the rest once a frame
+BASE, STUDENT = "base+policy=camr", "student+policy=camr"
 NOTHING = np.zeros((0, 0), np.int32)  # retrieved
 
 
@@ -121,38 +122,37 @@ def test_a_measurement_is_made_once(workshop, monkeypatch):
     made = []
 
     def fake(subjects, world, amounts):
-        made.append((list(subjects), amounts.returns))
+        (key,) = subjects
+        made.append((subjects[key].memory.policy, amounts.returns))
         return KindResults(
-            {"student": {"mean": [(1.0, 1), (0.5, 1)]}},
-            {"student": [np.zeros((2, 48, 80, 3), np.uint8)]},
+            {key: {"mean": [(1.0, 1), (0.5, 1)]}}, {key: [np.zeros((2, 48, 80, 3), np.uint8)]}
         )
 
     monkeypatch.setitem(measure.KINDS, "recall", measure.MeasuredKind(fake, ("returns",)))
-    monkeypatch.setattr(
-        measure, "load_model", lambda folder: type("Model", (), {"memory": measure.MemoryConfig()})
-    )
+    own = MemoryConfig("attended")  # as the shipped student's; the tables compare under camr
+    monkeypatch.setattr(measure, "load_model", lambda folder: type("Model", (), {"memory": own}))
     missing, student = (
         one for one in measure.measurements(workshop, ["gan"], 1) if one.kind == "recall"
     )
     missing, student = (
-        (missing, student) if missing.name == "recall-student-no-gan" else (student, missing)
+        (missing, student)
+        if missing.name.startswith("recall-student-no-gan")
+        else (student, missing)
     )
     assert not measure.measure(workshop, missing, Amounts()) and made == []
     for returns in (5, 3, 5, 8):  # fewer than were measured are enough, more are not
         assert measure.measure(workshop, student, Amounts(returns=returns))
-    assert made == [(["student"], 5), (["student"], 8)]
+    assert made == [("camr", 5), ("camr", 8)]
     saved = measure.load(workshop, student.name)
-    assert saved["scores"]["student"]["mean"] == [[1.0, 1], [0.5, 1]] and saved["settings"][
-        "amounts"
-    ] == {"returns": 8}
-    assert (
-        saved["settings"]["rows"]["student"]["sampler"]["steps"] == 20
-        and saved["software"]["jax"]
-        and saved["command"]
-    )
-    assert len(measure.stills(workshop, student.name, "student")) == 1
+    (key,) = saved["scores"]
+    assert saved["scores"][key]["mean"] == [[1.0, 1], [0.5, 1]]
+    assert saved["settings"]["amounts"] == {"returns": 8}
+    assert saved["settings"]["rows"][key]["sampler"]["steps"] == 20
+    assert saved["software"]["jax"] and saved["command"]
+    assert "guidance 2, memory policy camr, weights" in report._identity([saved], "student")
+    assert len(measure.stills(workshop, student.name, key)) == 1
 
-    path = workshop.out / "measurements" / "recall-student.json"
+    path = workshop.out / "measurements" / f"recall-{STUDENT}.json"
     # A measurement of another memory does not count.
     path.write_text(path.read_text().replace('"policy": "camr"', '"policy": "sink"'))
     measure.measure(workshop, student, Amounts(returns=8))
@@ -169,31 +169,31 @@ def test_measurements_are_shared_between_tables_and_named_by_seed(workshop):
     ]
     assert len(names) == len(set(names))
     assert names[:5] == [
-        "recall-base",
-        "recall-student",
-        "films-base",
-        "films-student",
-        "speed-base-student",
+        f"recall-{BASE}",
+        f"recall-{STUDENT}",
+        f"films-{BASE}",
+        f"films-{STUDENT}",
+        f"speed-{BASE}-{STUDENT}",
     ]
     assert {
-        "drift-student-no-gan",
-        "drift-student-no-gan-seed1",
+        "drift-student-no-gan+policy=camr",
+        "drift-student-no-gan-seed1+policy=camr",
         "long-memory-camr-seed1+positions=absolute",
     } <= set(names)
-    assert "drift-student-seed1" not in names
+    assert "drift-student-seed1+policy=camr" not in names
 
 
 def test_table1_is_one_models_weights_under_every_rollout(workshop):
     rows = TABLES["table1"].rows
     assert [row.label for row in rows] == [each.title for each in ROLLOUTS.values()]
     for row, rollout in zip(rows, ROLLOUTS.values(), strict=True):
-        memory = measure._memory(row, MemoryConfig())
+        memory = measure._memory(row, MemoryConfig("attended"))
         assert memory == rollout.memory
         alone = Subject(None, memory).at_once(20, 8) == 1
         assert alone == (memory.at_cut != "keep")
     assert workshop.commands(needed_runs(["table1"]), seeds=1) == []
     names = {one.name for one in measure.measurements(workshop, ["table1"], seeds=1)}
-    assert len(names) == 2 * len(rows) and {"recall-base", "films-base"} <= names
+    assert len(names) == 2 * len(rows) and {f"recall-{BASE}", f"films-{BASE}"} <= names
 
 
 def test_recall_is_told_apart_by_how_long_a_character_was_absent():
@@ -262,6 +262,14 @@ def test_verdicts_on_claims(first, bounds, words):
         f"{held} by value; all 20 stories say the same"
     )
     assert few == f"{held} by value; 2 stories are too few for an interval"
+
+
+def test_fewer_and_more_do_not_hold_where_both_are_the_same():
+    verdict = lambda claim: claims.judge(claim, grouped([1, 0] * 10), grouped([0, 1] * 10)).words
+    held = {claim.words: verdict(claim) for claim in TABLES["gan"].claims}
+    assert held.pop("with the head recall is no worse").startswith("holds by value")
+    assert len(held) == 3
+    assert all(words.startswith("does not hold by value") for words in held.values())
 
 
 def test_one_story_is_shown_and_drawn_without_an_interval(tmp_path):
@@ -395,7 +403,7 @@ def test_the_report_says_what_was_measured_and_what_was_not(workshop):
 
     right = {name: [(1.0, 1)] * 100 for name in ("colour", "accessory", "mean")}
     wrong = {name: [(float(i % 5 == 0), 1) for i in range(100)] for name in right}
-    save("recall-base", ["base", "vae"], right)
+    save(f"recall-{BASE}", [BASE, "vae"], right)
     text = write_report(workshop, ["students", "gan"], 1, workshop.out / "docs").read_text()
     assert "base minus student in primary recall is at most 0.03: not measured" in text
     assert (
@@ -409,19 +417,19 @@ def test_the_report_says_what_was_measured_and_what_was_not(workshop):
         and "Model `base`: causalcine_jax/weights/storyworld" in text
     )
 
-    save("recall-student", ["student"], wrong)
+    save(f"recall-{STUDENT}", [STUDENT], wrong)
     text = write_report(workshop, ["students"], 1, workshop.out / "docs").read_text()
     assert (
         "**does not hold, beyond the interval**" in text
         and "python launch/experiments.py --scale base --tables students --returns 100" in text
     )
-    path = workshop.out / "measurements" / "recall-student.json"
+    path = workshop.out / "measurements" / f"recall-{STUDENT}.json"
     other = json.loads(path.read_text())
-    other["settings"]["rows"] = {"student": {"weights_sha256": "of another model"}}
+    other["settings"]["rows"] = {STUDENT: {"weights_sha256": "of another model"}}
     path.write_text(json.dumps(other))
     text = write_report(workshop, ["students"], 1, workshop.out / "docs").read_text()
     assert "base minus student in primary recall is at most 0.03: not measured" in text
-    save("recall-student", ["student"], wrong)
+    save(f"recall-{STUDENT}", [STUDENT], wrong)
     write_report(workshop, ["students"], 1, workshop.out / "docs")
     pictures = sorted(path.name for path in (workshop.out / "docs" / "experiments").iterdir())
     save("recall-memory-sink", ["memory-sink"], right)

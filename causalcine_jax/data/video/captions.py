@@ -105,8 +105,10 @@ def parse(data: Any, what: str) -> Captions:
         if isinstance(start, Mapping) and isinstance(data.get("shots"), list):  # the film's first
             data["shots"] = [{"caption": start.get("caption")}, *data["shots"]]
     text = data.get("caption", data.get("text"))
-    if isinstance(text, str) and not any(key in data for key in ("shots", "shot_captions")):
-        return checked(replace(parse_text(text), licence=licence, source=source), what)
+    if isinstance(text, str) and not any(data.get(key) is not None for key in LISTS):
+        told = parse_text(text)
+        cuts = _cuts(data, len(told.shots), what) if told.shots else None
+        return checked(replace(told, cuts=cuts, licence=licence, source=source), what)
     whole = next(
         (data[key] for key in ("global", "global_caption", "whole_caption") if data.get(key)), ""
     )
@@ -133,7 +135,7 @@ def about(data: Any) -> tuple[str, str]:
 def _listed(data: Mapping, what: str) -> list[Any]:
     """The captions of the shots, or mappings that hold them."""
     for key in LISTS:
-        if key in data:
+        if data.get(key) is not None:
             if not isinstance(data[key], list):
                 raise UsageError(f"{what}: {key} must be a list, not {shown(data[key])}")
             return data[key]

@@ -1,10 +1,12 @@
 """A video's frames on the model's clock: FPS per second from its first frame on, at any size.
 
 Frame i is what is on screen at i/FPS seconds. So a variable frame rate becomes a constant one.
+Times count as half a millisecond earlier than the file says, because Matroska rounds them.
 Frames are read one after another and few are held: a film's frames at full size never are.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,10 +19,19 @@ from jaxtyping import UInt8
 from causalcine_jax.clock import FPS
 from causalcine_jax.data.video.bars import WHOLE, Part
 from causalcine_jax.errors import DataError
-from causalcine_jax.render.clip import Frame, Stored, at_rate, fitted, stored, upright
+from causalcine_jax.render.clip import (
+    Frame,
+    Stored,
+    at_rate,
+    fitted,
+    stored,
+    unrounded,
+    upright,
+)
 from causalcine_jax.render.colour import ToRGB
 from causalcine_jax.render.video_file import sideways
 
+VERSION = 2  # of what `read` gives; raise it when that changes: latents are made of it
 LONGEST_FRAME = 600  # seconds of one frame; a longer one comes from a damaged file
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -49,9 +60,10 @@ class Clock:
         return cls(Fraction(row["start"]), row["searched"], (left, top, right, bottom))
 
 
-def tick(time: Fraction) -> int:
-    """The first frame on the model's clock that is shown at `time` seconds or later."""
-    return -(-time * FPS // 1)
+def ticks(frame: Stored) -> tuple[int, int]:
+    """The frames [first, stop) of the model's clock at which `read` finds this one on screen."""
+    shown = unrounded(frame)
+    return math.ceil(shown.start * FPS), math.ceil(shown.end * FPS)
 
 
 def checked(file: Path, frames: Iterable[Stored]) -> Iterator[Stored]:
@@ -96,7 +108,7 @@ def read(
     source = checked(file, stored(file, since, clock.start if clock.searched else None))
     to_rgb = ToRGB()
     made: tuple[Stored, Picture] | None = None
-    for index, frame in enumerate(at_rate(source, FPS, following), start=following):
+    for index, frame in enumerate(at_rate(map(unrounded, source), FPS, following), start=following):
         if index < following:
             continue
         if made is None or made[0] is not frame:

@@ -32,9 +32,12 @@ def each(
       tasks: can be pickled.
       workers: processes; 1 calls the function in this one.
     """
-    if workers == 1 or len(tasks) < 2:
+    if workers == 1:
         for task in tasks:
             yield task, function(task)
+        return
+    if len(tasks) < 2:  # what ended its process in an earlier run may be all that is left
+        yield from alone(function, tasks)
         return
     waiting, lost = iter(tasks), []
     while more := (yield from _until_a_crash(function, waiting, min(workers, len(tasks)))):

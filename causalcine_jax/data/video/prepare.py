@@ -40,6 +40,7 @@ from causalcine_jax.data.video.embeddings import embedder_of
 from causalcine_jax.data.video.encode import Encoding, WindowToEncode
 from causalcine_jax.data.video.executors import executor_of
 from causalcine_jax.data.video.filters import Reason, is_held_out
+from causalcine_jax.data.video.frames import VERSION as READ_VERSION
 from causalcine_jax.data.video.manifest import content_id, write_rows
 from causalcine_jax.data.video.parts import of_part
 from causalcine_jax.data.video.reading import detector_of, probed, scanned
@@ -210,7 +211,7 @@ def _encoded(work: Work, films: Sequence[Film], target: Target) -> list[Encoded]
 def _latents_file(out: Path, film: Film, target: Target) -> Path:
     inside = film.video.clock.picture
     seen = target.height, target.width, *([] if inside == WHOLE else [inside])
-    name = content_id("latents", film.window.id, target.vae_hash, *seen)
+    name = content_id("latents", READ_VERSION, film.window.id, target.vae_hash, *seen)
     return out / "work" / "latents" / name[:2] / f"{name}.npy"
 
 

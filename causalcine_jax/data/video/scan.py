@@ -22,7 +22,7 @@ from PIL import Image
 from causalcine_jax.data.video.bars import Brightest, area
 from causalcine_jax.data.video.captions import Cuts
 from causalcine_jax.data.video.embeddings import PictureEmbedder, Pictures
-from causalcine_jax.data.video.frames import Clock, Picture, checked, small, tick
+from causalcine_jax.data.video.frames import Clock, Picture, checked, small, ticks
 from causalcine_jax.data.video.manifest import Row
 from causalcine_jax.data.video.pace import pace_of
 from causalcine_jax.data.video.shots import DetectedShot, ShotDetector
@@ -36,7 +36,7 @@ MOTION = Fraction(1, 4)  # seconds between two frames whose difference is a shot
 HASH_SIDE = 16
 HASH_BYTES = HASH_SIDE * HASH_SIDE // 8
 HASHED = (0.25, 0.5, 0.75)  # of a shot
-VERSION = 3  # of the rows; raise it when their meaning changes
+VERSION = 4  # of the rows; raise it when their meaning changes
 
 
 def scan(
@@ -106,7 +106,7 @@ class _Seen:
 
     def watch(self, file: Path, size: tuple[int, int]) -> Iterator[Picture]:
         recent: deque[tuple[Fraction, np.ndarray]] = deque()
-        to_picture, before, end = small(size), Fraction(-1), Fraction(0)
+        to_picture, before, end, stop = small(size), Fraction(-1), Fraction(0), 0
         to_rgb = ToRGB()
         for frame in checked(file, stored(file)):
             picture = to_picture(frame)
@@ -116,7 +116,8 @@ class _Seen:
                 recent.popleft()
             self.clock = frame.clock
             self.searched &= frame.timed and frame.start > before
-            self.ticks.append(tick(frame.start))
+            first, own_stop = ticks(frame)
+            self.ticks.append(first)
             self.seconds.append(float(frame.start))
             self.luma.append(grey.mean())
             self.motion.append(np.abs(grey - recent[0][1]).mean())
@@ -124,9 +125,9 @@ class _Seen:
             self.brightest.see(frame.start, partial(_whole, frame, to_rgb))
             if self.small:
                 self.small.see(len(self.luma) - 1, frame)
-            before, end = frame.start, max(end, frame.end)
+            before, end, stop = frame.start, max(end, frame.end), max(stop, own_stop)
             yield picture
-        self.ticks.append(tick(end))
+        self.ticks.append(stop)
         self.seconds.append(float(end))
 
     def between(self, cuts: Cuts) -> list[DetectedShot]:

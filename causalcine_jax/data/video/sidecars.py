@@ -187,8 +187,12 @@ def shotstream_table(file: Path) -> dict[Path, Captions]:
     Raises:
       UsageError, DataError: a row or its JSON file cannot be understood.
     """
+    try:
+        rows = list(csv.DictReader(read_text(file).splitlines()))
+    except csv.Error as error:
+        raise UsageError(f"{file}: cannot be read as a table of CSV: {error}") from None
     found: dict[Path, Captions] = {}
-    for row in csv.DictReader(read_text(file).splitlines()):
+    for row in rows:
         if not row.get("json_path"):
             return found  # another table
         told = file.parent / row["json_path"]

@@ -57,7 +57,7 @@ class Encoded:
 
 
 def spec_of(films: Sequence[Film], target: Target, films_per_shard: int, content: str) -> StoreSpec:
-    """The spec of a store of `films` of one length; `content` is a hash of their rows."""
+    """The spec of a store of `films` of one length; `content` is a hash of what is in it."""
     height, width, channels = target.latents
     return StoreSpec(
         films=len(films),
@@ -85,7 +85,8 @@ def put_store(
       UsageError: `path` is a link, and its store would be replaced.
     """
     rows = [film.row for film in films]
-    spec = spec_of([each.film for each in films], target, films_per_shard, content_id(rows))
+    content = content_id(rows, [film.latents.name for film in films])
+    spec = spec_of([each.film for each in films], target, films_per_shard, content)
     _, new, old = _folders(path)
     if old.exists():  # stopped between the two renames below, or before the removal
         if path.exists():

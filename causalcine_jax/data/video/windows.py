@@ -12,7 +12,8 @@ A shot that is longer than what a window has left goes on in the next window.
                                                    |----- the last window ----|
 
 What is left at a run's end is cut into windows of the next shorter length, where one is asked for.
-After the shortest, what is left gets a window that ends there, if it is at least half of one.
+After the shortest, what is left gets a window of that length which ends there, if it is at least
+half of one and follows any window.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,17 +103,15 @@ def windows_of(
         runs.append(sum(window.chunks for window in pieces))
         rest = pieces.pop() if runs[-1] % chunks else None
         whole += pieces
+        if rest and shorter:
+            left = windows_of(sha256, *_from(rest, shots), shorter, chunk_frames)
+            whole += left.whole
+            rest = next(iter(left.short), None)  # one run leaves one rest at most
         if rest is None:
             continue
-        if shorter:
-            end = _from(rest, shots)
-            left = windows_of(sha256, *end, shorter, chunk_frames)
-            whole += left.whole
-            short += left.short
-            continue
         last = None
-        if pieces and 2 * (runs[-1] % chunks) >= chunks:
-            last = _ending_with(run, shots, chunks, chunk_frames)
+        if pieces and 2 * rest.chunks >= lengths[-1]:
+            last = _ending_with(run, shots, lengths[-1], chunk_frames)
         if last is None:
             short.append(rest)
         else:
@@ -200,11 +199,11 @@ def chunks_kept(runs: Mapping[int, int], lengths: Sequence[int]) -> int:
     chunks, *shorter = lengths
     kept = 0
     for length, count in runs.items():
-        rest = length % chunks
+        lost = length % chunks
         if shorter:
-            lost = rest - chunks_kept({rest: 1}, shorter)
-        else:
-            lost = rest if length < chunks or 2 * rest < chunks else 0
+            lost -= chunks_kept({lost: 1}, shorter)
+        if length >= chunks and 2 * lost >= lengths[-1]:  # held by a window that overlaps
+            lost = 0
         kept += count * (length - lost)
     return kept
 

@@ -1,6 +1,7 @@
 """`causalcine evaluate --films FOLDER` and `--compare`: flags in, measures or differences out."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from causalcine_jax.errors import DataError, UsageError, nearest, raise_faults, shown
@@ -49,6 +50,7 @@ def measure(flags: argparse.Namespace) -> None:
     films, stories = find_films(flags.films), film_stories(flags.stories)
     dtype = flags.dtype or "float32"
     out = flags.out or Path("outputs/measures")
+    _refuse_films_in(out, [flags.films, flags.stories])
     with one_writer(out, FILES):
         if flags.overwrite:
             remove_files(out, FILES)
@@ -77,6 +79,23 @@ def measure(flags: argparse.Namespace) -> None:
     again = f" ({measured.resumed} of them were there)" if measured.resumed else ""
     print(f"{len(measured.films)} films measured{again}, {len(measured.bad)} bad")
     print(f"written to {out}: measures.json, measures.md, films/")
+
+
+def _refuse_films_in(out: Path, inputs: Iterable[Path]) -> None:
+    """`UsageError` if the folder of every film's measures holds films, or one of `inputs`.
+
+    There NAME.json may be a story, and NAME/film.json is a film's record.
+    """
+    from causalcine_jax.evaluation.films.stories import SUFFIXES
+
+    written = out / "films"
+    inside = [file for file in written.glob("**/*") if file.suffix.lower() in SUFFIXES]
+    inside += [path for path in inputs if path.resolve().is_relative_to(written.resolve())]
+    if inside:
+        raise UsageError(
+            f"--out {out}: measures are written into {written}, and {inside[0]} is there: "
+            "choose another --out"
+        )
 
 
 def compare(flags: argparse.Namespace) -> None:

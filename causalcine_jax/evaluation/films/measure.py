@@ -180,9 +180,10 @@ def _of_ranges(
     }
     faithful: list[bool] | None = None
     if captions is not None:
-        alignment = np.stack([features.clips[each] for each in shots]) @ captions[numbers].T
-        values["alignment"] = np.diagonal(alignment).tolist()
-        faithful = consistency.faithful_shots(alignment)
+        alignment = np.stack([features.clips[each] for each in shots]) @ captions.T
+        own = alignment[np.arange(len(shots)), numbers]
+        values["alignment"] = own.tolist()
+        faithful = consistency.faithful_shots(alignment, own)
     if features.of_shots is not None and shots:
         values["shot_features"] = packed([features.of_shots[each] for each in shots])
     if features.of_shots is not None and any(story.cast):
@@ -215,7 +216,7 @@ def _pair_scores(
             float(features.of_shots[shots[pair.first]] @ features.of_shots[shots[pair.second]]),
             None if faithful is None else faithful[pair.first] and faithful[pair.second],
         )
-        for pair in consistency.matched_pairs([cast[n] for n in numbers], numbers)
+        for pair in consistency.matched_pairs(cast, numbers)
     ]
 
 

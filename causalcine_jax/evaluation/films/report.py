@@ -10,7 +10,7 @@ from typing import Any
 
 from causalcine_jax.evaluation.films.report_tables import KINDS, OF_RANGES
 from causalcine_jax.evaluation.films.returns import bounds, crossed
-from causalcine_jax.evaluation.films.run import Measured, Measurer
+from causalcine_jax.evaluation.films.run import VERSION, Measured, Measurer
 from causalcine_jax.evaluation.films.stories import FilmStory
 from causalcine_jax.evaluation.films.story_means import (
     SHARES,
@@ -38,6 +38,7 @@ def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) ->
     return plain(
         {
             "settings": {
+                "version": VERSION,
                 **vars(measurer.settings),
                 "weights_sha256": dict(measurer.weights),
                 "sca_penalty": PAPER_CALIBRATED,

@@ -22,7 +22,7 @@ from causalcine_jax.scorers.scorers import Scorers
 from causalcine_jax.utils.atomic_file import file_hash, write_text
 from causalcine_jax.utils.progress import progress_bar
 
-VERSION = 4  # of what a film's JSON holds; another one is measured again
+VERSION = 5  # of what a film's JSON holds; another one is measured again
 FILES = ("measures.json", "measures.md", "films/*.json", "films/*/*.json")
 
 

@@ -17,7 +17,11 @@ from typing import Any
 
 from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.film_folder.record import record_beside, recorded_chunk_frames
+from causalcine_jax.film_folder.record import (
+    filmed_story,
+    record_beside,
+    recorded_chunk_frames,
+)
 from causalcine_jax.story import Story
 from causalcine_jax.story_sets.labels import shots_of_subjects
 from causalcine_jax.story_sets.reading import ToldStory, read_stories
@@ -79,18 +83,24 @@ def film_story(told: ToldStory) -> FilmStory:
 
 
 def asked_of(film: Path, story: FilmStory) -> FilmStory:
-    """What the story asks of this film: chunks have the length that its film.json names, if any.
+    """What the story asks of this film, whose film.json may name its chunks' length and its start.
 
     Raises:
-      DataError: the film.json is needed and cannot be read.
+      UsageError, DataError: there is a film.json that cannot be read.
     """
     record = record_beside(film)
-    if record is None or not story.story.in_chunks:
+    if record is None:
         return story
     data = read_plain(record)
     if not isinstance(data, dict):
         raise DataError(f"{record} is no film.json: film it again, or remove the file")
-    return replace(story, cuts=_asked_cuts(story.story, recorded_chunk_frames(data)))
+    filmed = filmed_story(story.story, data)
+    return replace(
+        story,
+        captions=tuple(shot.caption for shot in filmed.shots),
+        cuts=_asked_cuts(filmed, recorded_chunk_frames(data)),
+        cast=((),) * (len(filmed.shots) - len(story.cast)) + story.cast,
+    )
 
 
 def _asked_cuts(story: Story, chunk_frames: int = CHUNK_FRAMES) -> tuple[float, ...]:

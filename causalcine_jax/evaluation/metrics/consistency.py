@@ -62,18 +62,19 @@ def matched_pairs(
 ) -> list[Pair]:
     """All pairs of shots of every character.
 
-    cast     who is in each shot
-    numbers  of the shots that were asked for, of which detected ones may be parts
+    cast     who is in each shot that was asked for
+    numbers  the asked shot of each detected one: it may have several, or none where a cut is missed
     """
     numbers = range(len(cast)) if numbers is None else numbers
+    shown = [cast[number] for number in numbers]
     pairs = []
-    for character in dict.fromkeys(name for names in cast for name in names):
-        shots = [number for number, names in enumerate(cast) if character in names]
+    for character in dict.fromkeys(name for names in shown for name in names):
+        shots = [number for number, names in enumerate(shown) if character in names]
         for place, first in enumerate(shots):
             for later, second in enumerate(shots[place + 1 :]):
-                between = max(0, numbers[second] - numbers[first] - 1)
-                gap = between if later == 0 else None
-                pairs.append(Pair(character, first, second, gap))
+                between = cast[numbers[first] + 1 : numbers[second]]
+                away = later == 0 and not any(character in names for names in between)
+                pairs.append(Pair(character, first, second, len(between) if away else None))
     return pairs
 
 
@@ -111,11 +112,12 @@ def inter_shot(scores: Sequence[PairScore]) -> float | None:
     return float(np.mean([np.mean(group) for group in groups.values()])) if groups else None
 
 
-def faithful_shots(alignment: Float[np.ndarray, "shots captions"]) -> list[bool]:
-    """Whether each shot is closer to its own caption than to any other of its film.
+def faithful_shots(
+    alignment: Float[np.ndarray, "shots captions"], own: Float[np.ndarray, " shots"]
+) -> list[bool]:
+    """Whether each shot is closer to its `own` caption than to any other of its film.
 
     A gate without a threshold: a constant wrong picture passes for one shot at most.
     Shots of the same caption pass together.
     """
-    own = np.diagonal(alignment)
     return (own >= alignment.max(axis=1) - 1e-6).tolist()
