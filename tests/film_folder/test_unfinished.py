@@ -126,7 +126,9 @@ def test_a_film_goes_on_from_the_start_it_was_begun_with(folder, tmp_path, monke
     assert record(replaced) == record(gone) == record(straight)
 
 
-def test_a_film_goes_on_with_the_embeddings_it_was_begun_with(folder, tmp_path, monkeypatch):
+def test_a_film_goes_on_with_the_embeddings_and_weights_it_was_begun_with(
+    folder, tmp_path, monkeypatch
+):
     file, other = tmp_path / "prompts", Recipe(Story((Shot("Mia jumps.", chunks=1),)))
     save_story_embeddings(Recipe(STORY), file, model=folder, progress=False)
     begun_and_stopped(tmp_path / "out", folder, monkeypatch, embeddings=file)
@@ -136,6 +138,14 @@ def test_a_film_goes_on_with_the_embeddings_it_was_begun_with(folder, tmp_path, 
     with pytest.raises(UsageError, match="prompts was replaced: its embeddings of this film"):
         resume(tmp_path / "out")
     known.save(file)
+    journal = tmp_path / "out" / "unfinished" / "journal.json"
+    begun = json.loads(journal.read_text())
+    weights = begun["weights"] | {"vae": "0" * 12}
+    journal.write_text(json.dumps(begun | {"weights": weights}))
+    said = f"the weights in {folder.resolve()} are not those .* anew with --overwrite$"
+    with pytest.raises(UsageError, match=said):
+        resume(tmp_path / "out")
+    journal.write_text(json.dumps(begun))
     save_story_embeddings(other, file, model=folder, progress=False)  # a prompt is added
     resume(tmp_path / "out")
 
