@@ -151,19 +151,19 @@ def _generate(
         for _ in director:  # this process's part of every chunk
             pass
         return {}
-    # Hashing the files of 14B takes a minute, so it runs beside the film.
-    weights = _beside(lambda: weights_hash(folder))
-    added = added_files(choices)
     tell = say if place.progress else (lambda line: None)
-    for line in [
-        *(opened.notes if opened else ()),
-        *setup.notes,
-        *opening_lines(director, recipe, weights, added.get("tiny_decoder")),
-        *adapter_notes(recipe, added.get("loras", [])),
-        *notes(folder, choices.lora),
-    ]:
-        tell(line)
     with _resumable(director, place):
+        # Hashing the files of 14B takes a minute, so it runs beside the film.
+        weights = _beside(lambda: weights_hash(folder))
+        added = added_files(choices)
+        for line in [
+            *(opened.notes if opened else ()),
+            *setup.notes,
+            *opening_lines(director, recipe, weights, added.get("tiny_decoder")),
+            *adapter_notes(recipe, added.get("loras", [])),
+            *notes(folder, choices.lora),
+        ]:
+            tell(line)
         footage = shoot(director, out / "film.mp4", scale, place.progress)
         record = {
             "schema": provenance.SCHEMA,
