@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from causalcine_jax.convert.find import adapter_file, home
 from causalcine_jax.convert.lora import loras
-from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.errors import raise_faults
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import PARTS, check_parts, model_defaults
 from causalcine_jax.film.weights_sample import SHOWN, weights_sample
@@ -66,9 +66,7 @@ def _found(film: FilmRequest) -> tuple[Start | None, Path, Mesh | None, dict[str
     if film.begun is None:
         start = chosen_start(choices.start, choices.start_caption, recorded.start)
     folder = chosen_model(film.model, base=choices.base, recorded=recorded)
-    mesh = film_mesh(choices.seq)
-    if choices.rollout_weights and mesh is None:
-        raise UsageError("rollout_weights needs several devices: give their number with seq")
+    mesh = film_mesh(choices)
     return start, folder, mesh, _file_facts(folder, choices, start) if several() else {}
 
 

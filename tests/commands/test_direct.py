@@ -200,7 +200,11 @@ def test_the_length_in_front_of_a_caption(line, caption, chunks):
 
 @pytest.mark.parametrize(
     "flags, said",
-    [(("--chunks", 0), "--chunks must be at least 1"), (("--seed", -1), "seed must be")],
+    [
+        (("--chunks", 0), "--chunks must be at least 1"),
+        (("--seed", -1), "seed must be"),
+        (("--rollout-weights", "sharded"), "rollout_weights needs several devices"),
+    ],
 )
 def test_flags_that_cannot_be_do_not_wait_for_a_model(flags, said, tmp_path, capsys):
     assert direct("--model", tmp_path / "none", "--out", tmp_path / "live", *flags) == 2
