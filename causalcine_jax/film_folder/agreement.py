@@ -59,7 +59,13 @@ def _request_facts(film: FilmRequest) -> dict[str, Any]:
 
 def _found(film: FilmRequest) -> tuple[Start | None, Path, Mesh | None, dict[str, Any]]:
     choices, recorded = film.choices, film.recipe.record
-    raise_faults("film", choices.faults(recorded.whole_film))
+    faults = choices.faults(recorded.whole_film)
+    if recorded.start and (choices.whole_film or recorded.whole_film):
+        faults.append(
+            "a whole film goes on from no start, but this film.json's film did "
+            f"({recorded.start['file']}): leave out whole_film, or film a story file"
+        )
+    raise_faults("film", faults)
     for each in loras(choices.lora):
         adapter_file(each.path)
     start = None

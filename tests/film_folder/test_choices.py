@@ -255,6 +255,13 @@ def test_choices_without_effect_in_the_whole_film_of_a_film_json_are_refused(tmp
     assert agreed(FilmRequest(again, tmp_path, Choices(steps=1)))[1] == tmp_path
 
 
+def test_a_whole_film_of_a_film_json_that_had_a_start_is_refused(tmp_path):
+    start = {"file": "a.png", "caption": "A fox.", "sha256": "0", "chunks": 1}
+    again = FilmRequest(Recipe(STORY, FilmRecord(start=start)), tmp_path, Choices(whole_film=True))
+    with pytest.raises(UsageError, match=r"from no start, .* film did \(a\.png\): leave out"):
+        agreed(again)
+
+
 def test_settings_that_the_model_was_not_trained_for_give_notes(model):
     def notes(**choices):
         return decide(Recipe(STORY), model, Choices(**choices)).notes
