@@ -9,10 +9,12 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.families import family
+from causalcine_jax.film.director import Director
 from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film_folder.agreement import agreed
 from causalcine_jax.film_folder.choices import Choices, decide
 from causalcine_jax.film_folder.record import Recipe, prompt_recipe
+from causalcine_jax.film_folder.report import opening_lines
 from causalcine_jax.film_folder.unfinished import FilmRequest
 from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Shot, Story
@@ -238,6 +240,12 @@ def test_a_whole_film_is_one_chunk_of_one_shot(model):
 def test_contradicting_choices_are_refused(model, story, choices, fault):
     with pytest.raises(UsageError, match=fault):
         decide(Recipe(story), model, choices)
+
+
+def test_a_film_without_history_is_not_said_to_be_a_whole_film(model):
+    director = Director(model, STORY, memory=MemoryConfig("none", 0, 0))
+    _, history, *_ = opening_lines(director, Recipe(STORY), str, None)
+    assert history.startswith("memory none: 0 frames beyond a window of 0 chunks; pool of ")
 
 
 def test_choices_without_effect_in_a_whole_film_are_refused():
