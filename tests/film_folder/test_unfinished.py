@@ -246,8 +246,9 @@ def test_what_was_asked_for_comes_back(folder, straight, tmp_path, monkeypatch):
 def test_what_cannot_be_resumed_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no unfinished film, so there is nothing"):
         read_request(tmp_path)
-    with pytest.raises(UsageError, match="leave out --out, --seed"):
-        command.main(["--resume", str(tmp_path), "--seed", "3", "--out", "x"])
+    with pytest.raises(UsageError, match="--out, --seed, --window cannot be with --resume"):
+        words = "--seed 3 --out x --window 3 --no-progress"
+        command.main(["--resume", str(tmp_path), *words.split()])
 
 
 def test_files_are_named_for_any_working_directory_and_links_stay(tmp_path, monkeypatch):
