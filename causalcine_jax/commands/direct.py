@@ -24,8 +24,10 @@ A folder that holds a film is refused, unless --overwrite is given.
 import argparse
 import contextlib
 import io
+import itertools
 import shlex
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,7 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="remove a film that is in --out, just before filming begins",
+        help="remove a film that is in --out, once the new one has its first chunk",
     )
     parser.add_argument(
         "--global",
@@ -129,33 +131,39 @@ def main(arguments: list[str] | None = None) -> None:
         if room and flags.pool_frames is None:
             say(room)
             warnings.simplefilter("ignore", PoolOutgrown)  # said already
-        remove_files(flags.out, files)
         if sys.stdin.isatty():
             say("a caption a line; 6: before it makes the shot six chunks long; Ctrl-D ends it")
-        told = flags.out / "story.yaml"
-        keep = lambda story: write_story(story, told)
+        told, is_told = flags.out / "story.yaml", threading.Event()
+
+        def keep(story: Story) -> None:
+            write_story(story, told)
+            is_told.set()
+
         command = lambda: film_command(flags, told, _outgrown(director))
-        with _way_on(told, command):
+        with _way_on(is_told.is_set, command):
+            chunks = directed(director, sys.stdin, flags.chunks, say, keep)
+            first = next(chunks, None)
+            if first is None:
+                raise UsageError("no film: write one caption per line of the input")
+            remove_files(flags.out, FILES)  # of an earlier film, which stays until there is another
             scale = viewing_scale(video.size[0])
             with film_writer(director, flags.out / "film.mp4", scale) as film:
-                for chunk in directed(director, sys.stdin, flags.chunks, say, keep):
+                for chunk in itertools.chain([first], chunks):
                     film.append(chunk.frames)
                     say(_line(chunk, director.resolved.chunks))
-                if director.next_chunk == 0:
-                    raise UsageError("no film: write one caption per line of the input")
         say(f"{film.path}: {film.frames} frames; made again by: {command()}")
 
 
 @contextlib.contextmanager
-def _way_on(told: Path, command: Callable[[], str]) -> Iterator[None]:
+def _way_on(is_told: Callable[[], bool], command: Callable[[], str]) -> Iterator[None]:
     """Where the work inside ends early, says the command that films what was told."""
     from causalcine_jax.film_folder.filming import say
 
     try:
-        with kept_when_stopped(lambda: "stopped, the story is kept" if told.is_file() else ""):
+        with kept_when_stopped(lambda: "stopped, the story is kept" if is_told() else ""):
             yield
     except BaseException:
-        if told.is_file():
+        if is_told():
             say(f"film what was told: {command()}")
         raise
 

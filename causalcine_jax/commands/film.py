@@ -140,12 +140,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-progress", action="store_true", help="say nothing but errors")
     flags = parser.parse_args(arguments)
     if flags.resume:
-        given = {n for n, value in vars(flags).items() if value != parser.get_default(n)}
-        if other := sorted(given - RESUMED_WITH):
-            raise UsageError(
-                "--resume goes on with a film as it was begun: leave out "
-                + ", ".join("--" + name.replace("_", "-") for name in other)
-            )
+        other = vars(flags).keys() - RESUMED_WITH
+        why = "cannot be with --resume, which goes on with a film as it was begun"
+        parser.refuse_set(flags, other, why)
     if flags.stories:
         one = ("seed", "start", "start_caption", "overwrite", "embed_only")
         parser.refuse_set(flags, one, "cannot be with --stories")

@@ -177,4 +177,4 @@ def load_for_directing(flags: argparse.Namespace) -> "LoadedModel":
     keep_compiled(flags.compile_cache, flags.no_compile_cache)
     choices = Choices(**{name: getattr(flags, name) for name in NETWORK_CHOICES})
     raise_faults("flags", choices.faults())
-    return load_with_choices(chosen_model(flags.model), choices, film_mesh(choices.seq))
+    return load_with_choices(chosen_model(flags.model), choices, film_mesh(choices))

@@ -39,7 +39,7 @@ from causalcine_jax.film.kept_film import KeptChunk
 from causalcine_jax.film.model_folder import Model, latent_size, load_model
 from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.film.settings import FilmSettings
-from causalcine_jax.film.weights_sample import TEXT, loaded_sample
+from causalcine_jax.film.weights_sample import TEXT, OtherWeights, loaded_sample
 from causalcine_jax.parallel.processes import by_all, by_first, is_first
 from causalcine_jax.story import Story
 from causalcine_jax.utils.atomic_file import atomic_file, remove_partials, write_text
@@ -285,13 +285,13 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 
 def _check_weights(folder: Path, begun: dict[str, str], found: dict[str, str]) -> None:
-    """`UsageError` unless the networks are those that the film was begun with.
+    """`OtherWeights` unless the networks are those that the film was begun with.
 
     The text encoder may be missing, because prompts can also come from a file of embeddings.
     """
     compared = (begun.keys() | found.keys()) - ({TEXT} - (begun.keys() & found.keys()))
     if other := sorted(name for name in compared if begun.get(name) != found.get(name)):
-        raise UsageError(
+        raise OtherWeights(
             f"the film in {folder} was begun with another {', '.join(other)}: load the model as "
             "before (dtype, lora, tiny_decoder) and give it to resume"
         )

@@ -14,12 +14,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from causalcine_jax.convert.formats import open_part
+from causalcine_jax.errors import UsageError
 from causalcine_jax.film.model_folder import Model
 from causalcine_jax.parallel.gathering import gather_to_host
 
 SAMPLED = 64  # values of each tensor, or of each layer's tensor in a loaded stack
 TEXT = "text encoder"
 SHOWN = 12  # digits of a hash: enough to tell two apart
+
+
+class OtherWeights(UsageError):
+    """The networks are not those that a film was begun with."""
 
 
 def weights_sample(folder: Path, part: str) -> str:

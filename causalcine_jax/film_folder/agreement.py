@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from causalcine_jax.convert.find import adapter_file, home
 from causalcine_jax.convert.lora import loras
-from causalcine_jax.errors import UsageError, raise_faults
+from causalcine_jax.errors import raise_faults
 from causalcine_jax.film.chosen_model import chosen_model
 from causalcine_jax.film.model_folder import PARTS, check_parts, model_defaults
 from causalcine_jax.film.weights_sample import SHOWN, weights_sample
@@ -59,16 +59,20 @@ def _request_facts(film: FilmRequest) -> dict[str, Any]:
 
 def _found(film: FilmRequest) -> tuple[Start | None, Path, Mesh | None, dict[str, Any]]:
     choices, recorded = film.choices, film.recipe.record
-    raise_faults("film", choices.faults(recorded.whole_film))
+    faults = choices.faults(recorded.whole_film)
+    if recorded.start and (choices.whole_film or recorded.whole_film):
+        faults.append(
+            "a whole film goes on from no start, but this film.json's film did "
+            f"({recorded.start['file']}): leave out whole_film, or film a story file"
+        )
+    raise_faults("film", faults)
     for each in loras(choices.lora):
         adapter_file(each.path)
     start = None
     if film.begun is None:
         start = chosen_start(choices.start, choices.start_caption, recorded.start)
     folder = chosen_model(film.model, base=choices.base, recorded=recorded)
-    mesh = film_mesh(choices.seq)
-    if choices.rollout_weights and mesh is None:
-        raise UsageError("rollout_weights needs several devices: give their number with seq")
+    mesh = film_mesh(choices)
     return start, folder, mesh, _file_facts(folder, choices, start) if several() else {}
 
 

@@ -48,7 +48,7 @@ from causalcine_jax.utils.plain_data import read_plain
 from causalcine_jax.utils.progress import time_left
 
 SCHEMA = "causalcine/film-set@1"
-MOST_FAILED = 3  # films in a row; then the fault lies elsewhere than in the stories
+MOST_FAILED = 3  # `DataError`s in a row: then the fault lies elsewhere than in the stories
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def film_set(
 
     Raises:
       UsageError: the films in `out` are made with something else, or there are several processes.
-      DataError: a model is missing or damaged; or films failed, named with their errors, all or
-        the last MOST_FAILED in a row.
+      DataError: a model is missing or damaged; or films failed, named with their errors. After
+        MOST_FAILED `DataError`s in a row the rest is not tried.
       StoppedEarly: as `generate`.
     """
     if several():
@@ -123,7 +123,7 @@ def film_set(
 
     failed: dict[str, str] = {}
     seconds: list[float] = []
-    in_row = 0
+    in_row = untried = 0
     made = lambda: f"stopped after {len(seconds)} films: the same command goes on"
     for number, (seed, name) in enumerate(left, start=1):
         started = time.perf_counter()
@@ -135,9 +135,10 @@ def film_set(
                 record = _film(wanted.stories[name], folder, seed, model, choices, load)
         except (UsageError, DataError) as error:
             failed[f"{seed}/{name}"] = str(error)
-            in_row += 1
+            in_row += isinstance(error, DataError)
             tell(f"film {number}/{len(left)}  {seed}/{name} failed: {error}")
             if in_row == MOST_FAILED:
+                untried = len(left) - number
                 break
             continue
         in_row = 0
@@ -148,8 +149,12 @@ def film_set(
         parts += [f"{seconds[-1]:.0f} s", *([time_left(rest)] if number < len(left) else [])]
         tell("  ".join(parts))
     if failed:
+        stopped = (
+            f"stopped after {MOST_FAILED} failures in a row, {counted(untried, 'film')} not tried; "
+        )
         raise DataError(
-            f"{len(failed)} of {len(left)} films failed, the same command tries them again: "
+            f"{len(failed)} of {len(left)} films failed; {stopped if untried else ''}"
+            "the same command tries them again: "
             + listed([f"{name}: {error}" for name, error in failed.items()])
         )
 

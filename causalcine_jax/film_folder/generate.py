@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from causalcine_jax.convert import weights_hash
-from causalcine_jax.errors import kept_when_stopped
+from causalcine_jax.errors import UsageError, kept_when_stopped
 from causalcine_jax.film.director import Director
 from causalcine_jax.film.finite import NotFinite
 from causalcine_jax.film.model_folder import latent_size, notes
 from causalcine_jax.film.pool import closed_pool_size
 from causalcine_jax.film.rollout_functions import RolloutFunctions
+from causalcine_jax.film.weights_sample import OtherWeights
 from causalcine_jax.film.whole_film import WHOLE_FILM
 from causalcine_jax.film_folder import record as provenance
 from causalcine_jax.film_folder.agreement import agreed
@@ -150,19 +151,19 @@ def _generate(
         for _ in director:  # this process's part of every chunk
             pass
         return {}
-    # Hashing the files of 14B takes a minute, so it runs beside the film.
-    weights = _beside(lambda: weights_hash(folder))
-    added = added_files(choices)
     tell = say if place.progress else (lambda line: None)
-    for line in [
-        *(opened.notes if opened else ()),
-        *setup.notes,
-        *opening_lines(director, recipe, weights, added.get("tiny_decoder")),
-        *adapter_notes(recipe, added.get("loras", [])),
-        *notes(folder, choices.lora),
-    ]:
-        tell(line)
     with _resumable(director, place):
+        # Hashing the files of 14B takes a minute, so it runs beside the film.
+        weights = _beside(lambda: weights_hash(folder))
+        added = added_files(choices)
+        for line in [
+            *(opened.notes if opened else ()),
+            *setup.notes,
+            *opening_lines(director, recipe, weights, added.get("tiny_decoder")),
+            *adapter_notes(recipe, added.get("loras", [])),
+            *notes(folder, choices.lora),
+        ]:
+            tell(line)
         footage = shoot(director, out / "film.mp4", scale, place.progress)
         record = {
             "schema": provenance.SCHEMA,
@@ -213,7 +214,14 @@ def _resumable(director: Director, place: Place) -> Iterator[None]:
 
 def _director(setup: Setup, choices: Choices, opened: Opening | None, place: Place) -> Director:
     if place.resume:
-        return Director.resume(journal_folder(place.out), setup.model, from_beginning=True)
+        try:
+            return Director.resume(journal_folder(place.out), setup.model, from_beginning=True)
+        except OtherWeights:  # its message is for Python, where the model is chosen anew
+            files = [setup.model.folder, *(choices.lora or ()), choices.tiny_decoder]
+            raise UsageError(
+                f"the weights in {', '.join(str(file) for file in files if file)} are not those "
+                "the film was begun with: put them back, or film anew with --overwrite"
+            ) from None
     director = Director(
         setup.model,
         opened.story if opened else setup.story,

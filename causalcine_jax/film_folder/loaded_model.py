@@ -67,12 +67,15 @@ def on_mesh(mesh: Mesh | None) -> Iterator[None]:
         yield
 
 
-def film_mesh(seq: int | None) -> Mesh | None:
+def film_mesh(choices: Choices) -> Mesh | None:
     """The mesh that makes a chunk: `seq` devices of one process, or all of several processes.
 
-    `UsageError` if there are not so many.
+    `UsageError` if there are not so many, or only one and `rollout_weights` is chosen.
     """
+    seq = choices.seq
     if not several():
+        if choices.rollout_weights and (seq or 1) == 1:
+            raise UsageError("rollout_weights needs several devices: give their number with seq")
         return make_mesh(seq, jax.devices()[:seq]) if seq else None
     if seq not in (None, jax.device_count()):
         raise UsageError(

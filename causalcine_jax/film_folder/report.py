@@ -6,7 +6,6 @@ from typing import Any
 
 from causalcine_jax.errors import counted
 from causalcine_jax.film.director import Director
-from causalcine_jax.film.whole_film import NO_MEMORY
 from causalcine_jax.film_folder.record import Recipe
 
 
@@ -22,7 +21,7 @@ def opening_lines(
     in_host_memory = f", {hosted / 2**20:.0f} of them in host memory" if hosted else ""
     history = (
         "the whole film at once"
-        if director.memory == NO_MEMORY
+        if director.settings.pool.frames is None
         else f"memory {memory.policy}: {memory.retrieved_frames} frames beyond a window of "
         f"{memory.window_chunks} chunks; "
         f"pool of {director.settings.pool.frames} frames, {pool / 2**20:.0f} MiB{in_host_memory}"

@@ -52,7 +52,8 @@ class MemoryPicture:
         # A latent frame after the first stands for 4 video frames; the last represents it.
         first = 0 if not self._images else TEMPORAL_STRIDE - 1
         height, width = frames.shape[1:3]
-        self._size = THUMB_WIDTH, round(THUMB_WIDTH * height / width)
+        # At least a row of the picture stays between the coloured edges.
+        self._size = THUMB_WIDTH, max(2 * EDGE + 1, round(THUMB_WIDTH * height / width))
         self._images += [_thumb(image, self._size) for image in frames[first::TEMPORAL_STRIDE]]
         self._votes.append(Counter(retrieved[retrieved >= 0].tolist()))
         self._layers = len(retrieved)

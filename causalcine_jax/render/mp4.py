@@ -83,6 +83,11 @@ def unfinished(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}.unfinished{path.suffix}")
 
 
+def av_name(path: str | Path) -> str:
+    """The name under which FFmpeg opens a file: it takes a relative `run:1/a.mp4` for a URL."""
+    return str(Path(path).absolute())
+
+
 def video_stream(
     container: OutputContainer,
     width: int,
@@ -133,7 +138,7 @@ class FilmWriter:
         with contextlib.ExitStack() as held:
             held.enter_context(one_file_writer(self.path))
             with self._disk_faults():
-                self._container = av.open(str(self.part), "w", format="mp4", options=GROWING)
+                self._container = av.open(av_name(self.part), "w", format="mp4", options=GROWING)
             self._held = held.pop_all()  # the lock, until the film ends
 
     def __enter__(self) -> "FilmWriter":
@@ -208,7 +213,7 @@ def decoded(film: str | Path | io.BytesIO) -> Iterator[av.VideoFrame]:
     """The frames of a film as they are stored. `DataError` if they cannot be decoded."""
     where = "the film" if isinstance(film, io.BytesIO) else film
     try:
-        with av.open(film if isinstance(film, io.BytesIO) else str(film), "r") as container:
+        with av.open(film if isinstance(film, io.BytesIO) else av_name(film), "r") as container:
             yield from container.decode(video=0)
     except (OSError, av.error.FFmpegError, IndexError) as error:
         raise DataError(f"{where} cannot be read as a film: {error}") from error

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from causalcine_jax.errors import DataError
 from causalcine_jax.render.colour import ToYUV
-from causalcine_jax.render.mp4 import ENCODER, enlarged, video_stream
+from causalcine_jax.render.mp4 import ENCODER, av_name, enlarged, video_stream
 from causalcine_jax.utils.atomic_file import atomic_file
 
 # A fragment per frame. frag_discont: fragments carry the film's time, though this muxer sees only
@@ -84,8 +84,8 @@ def joined(header: Path, chunks: Iterable[Path], target: Path) -> None:
                 out.write(file.read_bytes())
         with (
             atomic_file(target) as partial,
-            av.open(str(part)) as film,
-            av.open(str(partial), "w", format="mp4", options=WHOLE) as whole,
+            av.open(av_name(part)) as film,
+            av.open(av_name(partial), "w", format="mp4", options=WHOLE) as whole,
         ):
             stream = whole.add_stream_from_template(film.streams.video[0])
             for packet in film.demux(video=0):

@@ -95,7 +95,9 @@ def _shot(story: WorldStory, shot: WorldShot) -> dict[str, np.ndarray]:
 def _camera(shot: WorldShot, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns zoom, the camera's x and a walker's shift from the middle of its walk, per frame.
 
-    All are symmetric about the middle of the shot.
+    All are symmetric about the middle of the shot. In a close-up the camera goes with a
+    walker, whatever the caption says of the camera. This stays, because each (seed, index) must
+    keep its film and caption.
     """
     seconds = len(frames) / FPS
     along = (frames + 0.5) / len(frames) - 0.5

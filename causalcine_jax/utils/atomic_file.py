@@ -37,9 +37,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes an atomic file of text, in UTF-8. Raises as `atomic_file`."""
+    """Writes an atomic file of text, in UTF-8. Raises as `atomic_file`.
+
+    Bytes of a file's name that are not UTF-8 become \\udce9, from which JSON reads the name back.
+    """
     with atomic_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any, *, ensure_ascii: bool = True) -> None:

@@ -108,6 +108,21 @@ def test_an_input_without_a_shot_leaves_nothing(folder, tmp_path, monkeypatch, c
     assert not (tmp_path / "live").exists()
 
 
+def test_an_earlier_film_stays_until_there_is_a_chunk(folder, tmp_path, monkeypatch, capsys):
+    earlier = dict.fromkeys(("film.json", "film.mp4", "story.yaml"), b"earlier")
+    for name, content in earlier.items():
+        (tmp_path / name).write_bytes(content)
+    flags = ("--model", folder, "--out", tmp_path, "--pool-frames", 12, "--overwrite")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert direct(*flags) == 2
+    assert capsys.readouterr().err == "error: no film: write one caption per line of the input\n"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == earlier
+    monkeypatch.setattr("sys.stdin", io.StringIO("1: Mia waves.\n"))
+    assert direct(*flags) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "story.yaml"]
+    assert len(read_film(tmp_path / "film.mp4")) == 9
+
+
 def test_a_stopped_film_and_its_story_stay(folder, tmp_path, monkeypatch, capsys):
     class Stopping(FilmWriter):
         def append(self, frames):
@@ -185,7 +200,11 @@ def test_the_length_in_front_of_a_caption(line, caption, chunks):
 
 @pytest.mark.parametrize(
     "flags, said",
-    [(("--chunks", 0), "--chunks must be at least 1"), (("--seed", -1), "seed must be")],
+    [
+        (("--chunks", 0), "--chunks must be at least 1"),
+        (("--seed", -1), "seed must be"),
+        (("--rollout-weights", "sharded"), "rollout_weights needs several devices"),
+    ],
 )
 def test_flags_that_cannot_be_do_not_wait_for_a_model(flags, said, tmp_path, capsys):
     assert direct("--model", tmp_path / "none", "--out", tmp_path / "live", *flags) == 2

@@ -9,10 +9,12 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.families import family
+from causalcine_jax.film.director import Director
 from causalcine_jax.film.record_schema import FilmRecord
 from causalcine_jax.film_folder.agreement import agreed
 from causalcine_jax.film_folder.choices import Choices, decide
 from causalcine_jax.film_folder.record import Recipe, prompt_recipe
+from causalcine_jax.film_folder.report import opening_lines
 from causalcine_jax.film_folder.unfinished import FilmRequest
 from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Shot, Story
@@ -240,6 +242,12 @@ def test_contradicting_choices_are_refused(model, story, choices, fault):
         decide(Recipe(story), model, choices)
 
 
+def test_a_film_without_history_is_not_said_to_be_a_whole_film(model):
+    director = Director(model, STORY, memory=MemoryConfig("none", 0, 0))
+    _, history, *_ = opening_lines(director, Recipe(STORY), str, None)
+    assert history.startswith("memory none: 0 frames beyond a window of 0 chunks; pool of ")
+
+
 def test_choices_without_effect_in_a_whole_film_are_refused():
     assert Choices(whole_film=True, policy="camr", pool_frames=9, frames=0).faults() == [
         "frames must be at least 1, not 0",
@@ -253,6 +261,13 @@ def test_choices_without_effect_in_the_whole_film_of_a_film_json_are_refused(tmp
     with pytest.raises(UsageError, match=r"a whole film has no memory .*: leave out policy, start"):
         agreed(FilmRequest(again, tmp_path, asked))
     assert agreed(FilmRequest(again, tmp_path, Choices(steps=1)))[1] == tmp_path
+
+
+def test_a_whole_film_of_a_film_json_that_had_a_start_is_refused(tmp_path):
+    start = {"file": "a.png", "caption": "A fox.", "sha256": "0", "chunks": 1}
+    again = FilmRequest(Recipe(STORY, FilmRecord(start=start)), tmp_path, Choices(whole_film=True))
+    with pytest.raises(UsageError, match=r"from no start, .* film did \(a\.png\): leave out"):
+        agreed(again)
 
 
 def test_settings_that_the_model_was_not_trained_for_give_notes(model):

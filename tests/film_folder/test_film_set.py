@@ -172,11 +172,22 @@ def test_a_file_in_the_way_of_the_folder_is_told_first(model, tmp_path):
         film(tmp_path / "out", model)
 
 
-def test_a_film_that_fails_does_not_stop_the_others(model, tmp_path):
-    (tmp_path / "0" / "waves" / "film.mp4").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"1 of 4 films failed.*0/waves: .*film.mp4"):
+def test_films_that_cannot_be_made_do_not_stop_the_others(model, tmp_path):
+    for name in ("0/waves", "0/sleeps", "1/waves"):
+        (tmp_path / name / "film.mp4").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"3 of 4 films failed; the same.*0/waves: .*film.mp4"):
         film(tmp_path, model)
-    assert sorted(hashes(tmp_path)) == ["0/sleeps", "1/sleeps", "1/waves"]
+    assert sorted(hashes(tmp_path)) == ["1/sleeps"]
+
+
+def test_a_fault_of_the_disk_or_the_model_stops_the_set(model, tmp_path, monkeypatch):
+    def fails(*of):
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr(sets, "_film", fails)
+    said = "3 of 4 films failed; stopped after 3 failures in a row, 1 film not tried; the same"
+    with pytest.raises(DataError, match=said):
+        film(tmp_path, model)
 
 
 def test_stories_are_those_that_evaluate_measures(tmp_path):

@@ -109,11 +109,12 @@ def test_what_was_filmed_before_an_exception_is_kept(
     assert "film.unfinished.mp4, 9 of 21 frames" in capsys.readouterr().err
 
 
-def test_a_stop_before_the_first_frame_keeps_and_leaves_nothing(folder, tmp_path, monkeypatch):
-    def stop(self):
+@pytest.mark.parametrize("at", ["opening_lines", "Director.__next__"])
+def test_a_stop_before_the_first_frame_keeps_and_leaves_nothing(folder, tmp_path, monkeypatch, at):
+    def stop(*of):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generation.Director, "__next__", stop)
+    monkeypatch.setattr(f"{generation.__name__}.{at}", stop)
     with pytest.raises(KeyboardInterrupt) as raised:
         film(folder, tmp_path / "film")
     assert raised.type is KeyboardInterrupt and not (tmp_path / "film").exists()

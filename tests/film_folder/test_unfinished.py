@@ -126,7 +126,9 @@ def test_a_film_goes_on_from_the_start_it_was_begun_with(folder, tmp_path, monke
     assert record(replaced) == record(gone) == record(straight)
 
 
-def test_a_film_goes_on_with_the_embeddings_it_was_begun_with(folder, tmp_path, monkeypatch):
+def test_a_film_goes_on_with_the_embeddings_and_weights_it_was_begun_with(
+    folder, tmp_path, monkeypatch
+):
     file, other = tmp_path / "prompts", Recipe(Story((Shot("Mia jumps.", chunks=1),)))
     save_story_embeddings(Recipe(STORY), file, model=folder, progress=False)
     begun_and_stopped(tmp_path / "out", folder, monkeypatch, embeddings=file)
@@ -136,6 +138,14 @@ def test_a_film_goes_on_with_the_embeddings_it_was_begun_with(folder, tmp_path, 
     with pytest.raises(UsageError, match="prompts was replaced: its embeddings of this film"):
         resume(tmp_path / "out")
     known.save(file)
+    journal = tmp_path / "out" / "unfinished" / "journal.json"
+    begun = json.loads(journal.read_text())
+    weights = begun["weights"] | {"vae": "0" * 12}
+    journal.write_text(json.dumps(begun | {"weights": weights}))
+    said = f"the weights in {folder.resolve()} are not those .* anew with --overwrite$"
+    with pytest.raises(UsageError, match=said):
+        resume(tmp_path / "out")
+    journal.write_text(json.dumps(begun))
     save_story_embeddings(other, file, model=folder, progress=False)  # a prompt is added
     resume(tmp_path / "out")
 
@@ -236,8 +246,9 @@ def test_what_was_asked_for_comes_back(folder, straight, tmp_path, monkeypatch):
 def test_what_cannot_be_resumed_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no unfinished film, so there is nothing"):
         read_request(tmp_path)
-    with pytest.raises(UsageError, match="leave out --out, --seed"):
-        command.main(["--resume", str(tmp_path), "--seed", "3", "--out", "x"])
+    with pytest.raises(UsageError, match="--out, --seed, --window cannot be with --resume"):
+        words = "--seed 3 --out x --window 3 --no-progress"
+        command.main(["--resume", str(tmp_path), *words.split()])
 
 
 def test_files_are_named_for_any_working_directory_and_links_stay(tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ from causalcine_jax.render.mp4 import read_film
 from causalcine_jax.story import Shot, Story, read_story
 from causalcine_jax.storyworld import ACCESSORIES, COLOURS
 from causalcine_jax.storyworld.grammar import MAX_PROMPT_WORDS, words
+from causalcine_jax.utils.atomic_file import write_json, write_text
+from causalcine_jax.utils.plain_data import read_plain
 
 STORY = """\
 schema: causalcine/story@1
@@ -395,6 +397,16 @@ def test_the_demo_is_the_film_that_the_readme_promises():
     )
     assert again.first_chunk - first.end_chunk > 3  # longer than the window
     assert {"mia", "otto"} <= set(words(together.caption))
+
+
+def test_a_name_that_is_not_utf8_is_written_and_read_back(tmp_path):
+    told = {"start": {"file": os.fsdecode(b"caf\xe9.png"), "caption": "A caf\u00e9."}}
+    for write in (
+        lambda file: write_text(file, pretty(told)),
+        lambda file: write_json(file, told, ensure_ascii=False),
+    ):
+        write(tmp_path / "film.json")
+        assert read_plain(tmp_path / "film.json") == told
 
 
 def test_numbers_stay_on_one_line():

@@ -56,6 +56,12 @@ def test_the_bar_has_the_shots_colours_in_their_shares(tmp_path):
     assert at(0.76) == at(0.95) == shot_colour(1) and tuple(row[left - 5]) == PAPER
 
 
+def test_frames_much_wider_than_high_are_drawn(tmp_path):
+    pages = MemoryPicture()
+    pages.add(np.zeros((9, 16, 352, 3), np.uint8), np.zeros((2, 2), int))
+    assert pages.save(tmp_path / "memory.png", STORY)
+
+
 def test_nothing_is_drawn_where_memory_was_never_asked(tmp_path):
     pages = MemoryPicture()
     pages.add(np.zeros((9, 16, 32, 3), np.uint8), np.full((2, 2), -1))

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ from repository import ROOT
 
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.render.mp4 import FilmWriter, film_bytes, read_film, viewing_scale
+from causalcine_jax.serve.media import encoded, joined
 
 FRAMES = (9, 12, 12)
 
@@ -36,6 +38,18 @@ def test_every_frame_comes_back_in_its_colours(tmp_path):
     assert read.shape == made.shape and read.dtype == np.uint8
     assert np.abs(read.astype(int) - made).mean() < 2.0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film.mp4"]
+
+
+def test_a_relative_folder_with_a_colon_is_no_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film, copy = Path("run:1/film.mp4"), Path("run:1/copy.mp4")
+    with FilmWriter(film, fps=16) as writer:
+        writer.append(next(chunks()))
+    header, media = encoded(read_film(film), 0, 16)
+    (film.parent / "header").write_bytes(header)
+    (film.parent / "media").write_bytes(media)
+    joined(film.parent / "header", [film.parent / "media"], copy)
+    assert len(read_film(copy)) == FRAMES[0]
 
 
 def test_one_film_has_one_writer(tmp_path):
