@@ -116,11 +116,14 @@ def main(arguments: list[str] | None = None) -> None:
     from causalcine_jax.film.pool import PoolOutgrown, eviction_note
     from causalcine_jax.film_folder.filming import FILES, film_writer, say
     from causalcine_jax.film_folder.loaded_model import on_mesh
+    from causalcine_jax.film_folder.unfinished import check_no_unfinished_film, remove_unfinished
     from causalcine_jax.render.mp4 import viewing_scale
 
     files = (*FILES, "story.yaml")
     with contextlib.ExitStack() as held:
         held.enter_context(one_writer(flags.out, files, overwrite=flags.overwrite))
+        if not flags.overwrite:
+            check_no_unfinished_film(flags.out)
         asked = load_for_directing(flags)
         held.enter_context(on_mesh(asked.mesh))
         director = Director(asked.model, story, pool=PoolConfig(flags.pool_frames))
@@ -146,6 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
             if first is None:
                 raise UsageError("no film: write one caption per line of the input")
             remove_files(flags.out, FILES)  # of an earlier film, which stays until there is another
+            remove_unfinished(flags.out)
             scale = viewing_scale(video.size[0])
             with film_writer(director, flags.out / "film.mp4", scale) as film:
                 for chunk in itertools.chain([first], chunks):

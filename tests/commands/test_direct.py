@@ -109,18 +109,28 @@ def test_an_input_without_a_shot_leaves_nothing(folder, tmp_path, monkeypatch, c
 
 
 def test_an_earlier_film_stays_until_there_is_a_chunk(folder, tmp_path, monkeypatch, capsys):
-    earlier = dict.fromkeys(("film.json", "film.mp4", "story.yaml"), b"earlier")
-    for name, content in earlier.items():
-        (tmp_path / name).write_bytes(content)
+    """Also an unfinished one, which `film --resume` would else put in the new film's place."""
+    names = ("film.json", "film.mp4", "story.yaml", "unfinished/asked.json")
+    earlier = {tmp_path / name: b"earlier" for name in names}
+    for path, content in earlier.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
     flags = ("--model", folder, "--out", tmp_path, "--pool-frames", 12, "--overwrite")
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert direct(*flags) == 2
     assert capsys.readouterr().err == "error: no film: write one caption per line of the input\n"
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == earlier
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == earlier
     monkeypatch.setattr("sys.stdin", io.StringIO("1: Mia waves.\n"))
     assert direct(*flags) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "story.yaml"]
     assert len(read_film(tmp_path / "film.mp4")) == 9
+
+
+def test_an_unfinished_film_is_not_replaced_unasked(tmp_path, capsys):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "asked.json").write_text("{}")
+    assert direct("--model", tmp_path / "none", "--out", tmp_path) == 2
+    assert "holds an unfinished film: go on with it by --resume" in capsys.readouterr().err
 
 
 def test_a_stopped_film_and_its_story_stay(folder, tmp_path, monkeypatch, capsys):
