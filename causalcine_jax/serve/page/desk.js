@@ -228,11 +228,17 @@ export class Desk {
   #media(told, bytes) {
     const lacks = told.type === "media.chunk" && missed(this.state, told);
     this.set(reduced(this.state, told));
-    if (told.type === "media.init") return this.player.init(told.mime, bytes);
+    if (told.type === "media.init") return this.#opened(told.mime, bytes);
     if (this.player.hungry) this.stopwatch.arrived(told.time_s);
     this.player.offer(told.take_id, told.chunk, bytes);
     this.#wantLine();
     if (lacks || !this.state.shots.at(-1)?.caption) this.link.send({ type: "snapshot" });
+  }
+
+  /** Browsers start a film by themselves only where seconds of it are there: more than is made. */
+  async #opened(mime, header) {
+    await this.player.init(mime, header);
+    if (this.state.playing) this.play();
   }
 
   #wantLine() {

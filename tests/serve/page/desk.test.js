@@ -143,3 +143,20 @@ test("keys are no orders while the field that had the focus is gone, or where th
   assert.deepEqual(orders, ["hold", "hold"]);
   assert.equal(desk.state.errors.notice, null);
 });
+
+test("a film is started when its media is opened, unless it was paused", async () => {
+  const { desk, socket } = begun();
+  let plays = 0;
+  desk.player.init = async () => {};
+  desk.player.video.play = async () => plays++;
+  const opens = async () => {
+    socket.says({ type: "media.init", mime: "video/mp4" });
+    socket.onmessage({ data: new ArrayBuffer(8) });
+    await Promise.resolve();
+  };
+  await opens();
+  assert.equal(plays, 1);
+  desk.pause();
+  await opens();
+  assert.equal(plays, 1);
+});
