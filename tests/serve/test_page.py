@@ -16,6 +16,7 @@ from desk_page import (
     order,
     paused_at,
     played,
+    told,
     type_shot,
     until,
 )
@@ -127,6 +128,11 @@ def test_a_dropped_socket_is_opened_again(page):
     page.wait_for_selector(".doing:not([data-status=lost])")
     type_shot(page, FOREST)
     until(page, f"{MADE}.join() === 's1,s2'")
+    told(page, type="session.queued", position=1, reason="Full")
+    page.wait_for_selector(".waiting:has-text('You are next')")
+    page.evaluate("sockets.at(-1).close()")
+    page.wait_for_selector(".hole video.film")
+    played(page, 3)
 
 
 def test_chunks_that_were_not_sent_are_fetched(page):
