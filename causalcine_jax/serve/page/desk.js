@@ -16,6 +16,7 @@ export class Desk {
   stopwatch = new Stopwatch();
   #start = null; // the first message
   #joined = false; // this socket has its session
+  #placed = false; // the playhead of this film is where it was left
 
   constructor(video) {
     this.player = new Player(
@@ -79,6 +80,8 @@ export class Desk {
   #open(start) {
     this.player.clear();
     this.#sent.clear();
+    this.stopwatch.clear();
+    this.#placed = false;
     const { words, link } = this.state;
     this.state = { ...this.state, ...EMPTY, words, link, selected: null, playing: true };
     this.#start = start;
@@ -166,10 +169,9 @@ export class Desk {
   #told(told) {
     const sent = this.#answered(told);
     if (told.type === "error") return this.#error(told, sent);
-    const before = this.state;
-    this.set(reduced(before, told));
+    this.set(reduced(this.state, told));
     if (told.type === "session.started") this.#begun(told);
-    if (told.type === "session.state") this.#restore(before);
+    if (told.type === "session.state") this.#restore();
     if (told.type === "shot.applied") this.stopwatch.begins(told.event_id, told.time_s);
     if (told.type === "take.begun") this.#newTake(told);
     if (told.type === "session.done") this.#ended(told);
@@ -205,13 +207,14 @@ export class Desk {
     if (here()?.token !== told.resume_token) stayHere({ token: told.resume_token, position: null });
   }
 
-  /** session.state: after a reload the playhead goes where it was, else to the last shot. */
-  #restore(before) {
-    const { session, shots, global_caption } = this.state;
-    if (!before.chunks.length && this.state.chunks.length) {
+  /** session.state: the first one puts the playhead where it was, else on the last shot. */
+  #restore() {
+    const { session, shots, chunks, global_caption } = this.state;
+    if (!this.#placed && chunks.length) {
       const kept = session.directs ? here()?.position : null;
       this.player.seek(Math.min(kept ?? shots.at(-1).time_s, madeOf(this.state)));
     }
+    this.#placed = true;
     if (session.directs)
       keepFilm(session.resume_token, { title: global_caption || shots[0]?.caption });
     this.#wantLine();
@@ -220,6 +223,7 @@ export class Desk {
   /** The player goes back to where the new take parts from what was shown. */
   #newTake(told) {
     if (told.replay) this.link.send({ type: "snapshot" });
+    this.stopwatch.clear();
     this.#wantLine();
     this.set({ selected: null });
     this.play();

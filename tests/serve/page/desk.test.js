@@ -30,7 +30,7 @@ globalThis.addEventListener = (name, then) => (listeners[name] = then);
 globalThis.document = { querySelector: () => null };
 mock.timers.enable({ apis: ["setInterval", "setTimeout"] });
 
-const { films, keepFilm } = await import("./page/films.js");
+const { films, keepFilm, stayHere } = await import("./page/films.js");
 const { Director } = await import("./page/director.js");
 const { listenToKeys } = await import("./page/keys.js");
 
@@ -159,4 +159,25 @@ test("a film is started when its media is opened, unless it was paused", async (
   desk.pause();
   await opens();
   assert.equal(plays, 1);
+});
+
+test("a take that parts at the film's beginning does not put the playhead where a reload would", () => {
+  const { desk, socket } = begun();
+  const chunk = { chunk: 0, take_id: "t1", time_s: 0, seconds: 0.5 };
+  const shot = { shot_id: "s1", caption: "A", time_s: 0, chunks: 1, first_chunk: 0 };
+  const take = { take_id: "t1", parent: null, first_chunk: 0, chunks: 1 };
+  const held = { ...nothing, takes: [take], shots: [shot], chunks: [chunk] };
+  stayHere({ token: "a-secret", position: 0.4 });
+  const sought = [];
+  desk.player.seek = (time) => sought.push(time);
+  const other = { ...take, take_id: "t2" };
+  socket.says({ type: "take.begun", take: other, shots: [], replay: true, time_s: 0 });
+  socket.says({ type: "session.state", take_id: "t2", ...held });
+  assert.deepEqual(sought, []);
+  desk.reopen("a-secret");
+  const again = Socket.all.at(-1);
+  again.onopen();
+  again.says({ ...started, directs: true, resume_token: "a-secret" });
+  again.says({ type: "session.state", take_id: "t2", ...held });
+  assert.deepEqual(sought, [0.4]);
 });
