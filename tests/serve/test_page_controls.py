@@ -39,16 +39,26 @@ def test_known_words_are_offered(page):
 
 
 def test_queued_shots_are_moved_and_resized_with_the_mouse(page):
-    begin(page, BEACH, "Mia sits.", "Otto sits.", "Mia waves.")
+    begin(page, BEACH)
     page.wait_for_selector(".made")
     order(page, " ")
-    until(page, f"{QUEUED}.join() === 's2,s3,s4'")
+    for caption in ("Mia sits.", "Otto sits.", "Mia waves.", "Otto waves."):
+        type_shot(page, caption)
+    until(page, f"{QUEUED}.join() === 's2,s3,s4,s5'")
     first, last = (page.locator(".queued").nth(i).bounding_box() for i in (0, 2))
     page.mouse.move(first["x"] + 20, first["y"] + 20)
     page.mouse.down()
     page.mouse.move(last["x"] + last["width"] - 10, last["y"] + 20, steps=4)
     page.mouse.up()
-    until(page, f"{QUEUED}.join() === 's3,s4,s2'")
+    until(page, f"{QUEUED}.join() === 's3,s4,s2,s5'")
+    # The queue moves while a shot is dragged, as it does when its first shot begins.
+    page.mouse.move(first["x"] + 1.5 * first["width"], first["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(first["x"] + 3 * first["width"], first["y"] + 20, steps=4)
+    page.evaluate("sockets.at(-1).send(JSON.stringify({type: 'shot.remove', shot_id: 's3'}))")
+    until(page, f"{QUEUED}.join() === 's4,s2,s5'")
+    page.mouse.up()
+    until(page, f"{QUEUED}.join() === 's2,s4,s5'")
     edge = page.locator(".queued .handle").first.bounding_box()
     page.mouse.move(edge["x"] + 4, edge["y"] + 20)
     page.mouse.down()
@@ -87,8 +97,14 @@ def test_a_film_is_directed_with_the_keyboard_alone(page):
     order(page, "h")
     order(page, "Home")
     until(page, f"{TIME} < 0.1")
+    # A shot that has no place to move to takes no focus when it begins later.
+    order(page, "q")
+    page.keyboard.press("Alt+ArrowLeft")
     order(page, "/")
     until(page, f"({FOCUS}) === 'prompt'")
+    page.keyboard.press("Control+Enter")
+    until(page, f"(id) => !{QUEUED}.includes(id)", before[1])
+    assert page.evaluate(FOCUS) == "prompt"
 
 
 def test_a_take_is_saved_and_a_story_is_opened(page, tmp_path):
