@@ -36,6 +36,10 @@ def test_known_words_are_offered(page):
     page.wait_for_selector(".offers [role=option]:has-text('forest')")
     page.press("#prompt", "Tab")
     until(page, "document.getElementById('prompt').value === 'Otto waves in the forest '")
+    # Safari's Enter that commits a composition.
+    enter = {"key": "Enter", "keyCode": 229, "bubbles": True, "cancelable": True}
+    press = "given => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', given))"
+    assert page.evaluate(press, enter), "nothing took it"
 
 
 def test_queued_shots_are_moved_and_resized_with_the_mouse(page):
@@ -120,6 +124,10 @@ def test_a_take_is_saved_and_a_story_is_opened(page, tmp_path):
     (tmp_path / "wrong.json").write_text('{"shots": 3}')
     page.set_input_files("input[type=file]", tmp_path / "wrong.json")
     page.wait_for_selector(".start .fault:has-text('shots')")
+    (tmp_path / "wrong.json").write_text("3")
+    page.set_input_files("input[type=file]", tmp_path / "wrong.json")
+    page.wait_for_selector(".start .fault:has-text('neither')")
+    assert page.input_value("input[type=file]") == "", "the same file could not be chosen again"
     page.set_input_files("input[type=file]", tmp_path / "film.json")
     page.wait_for_selector(f".made .label:has-text('{BEACH}')")
 
