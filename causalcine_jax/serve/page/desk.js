@@ -5,7 +5,7 @@ import { Link } from "./link.js";
 import { Player } from "./player.js";
 import { chunkOf } from "./scale.js";
 import { Stopwatch } from "./stopwatch.js";
-import { EMPTY, madeOf, missed, ownerOf, reduced } from "./state.js";
+import { againOf, EMPTY, madeOf, missed, ownerOf, reduced } from "./state.js";
 
 const REPORT_MS = 250; // the server makes each chunk just before the playhead needs it
 
@@ -126,8 +126,7 @@ export class Desk {
   send(message, place) {
     this.clear(place);
     const event = this.link.send(message);
-    if (event === null)
-      return this.fail(place, { message: "Not connected: this was not sent. Trying again." });
+    if (event === null) return this.fail(place, { message: whyNotSent(this.state) });
     this.#sent.set(event, { place, caption: message.shot?.caption });
     return event;
   }
@@ -280,6 +279,12 @@ export class Desk {
     this.link.send(told, { event: false });
   }
 }
+
+/** Why nothing can be sent, and what helps. */
+const whyNotSent = (state) =>
+  state.done
+    ? `Not sent: this film is closed. “${againOf(state)}” in the top bar opens it again.`
+    : "Not connected: this was not sent. Trying again.";
 
 /** Opens what this tab showed before it was loaded again. */
 export function resumeHere(desk) {

@@ -181,3 +181,11 @@ test("a take that parts at the film's beginning does not put the playhead where 
   again.says({ type: "session.state", take_id: "t2", ...held });
   assert.deepEqual(sought, [0.4]);
 });
+
+test("an order for a film that is closed names the button that opens it again", () => {
+  const { desk, socket } = begun();
+  socket.says({ type: "session.done", reason: "idle" });
+  socket.readyState = 3;
+  desk.hold();
+  assert.match(desk.state.errors.notice.message, /closed\. “Go on” in the top bar/);
+});

@@ -2,6 +2,7 @@
 
 import { clock, html, times } from "../ui.js";
 import { saving } from "../save.js";
+import { againOf } from "../state.js";
 import { Fault } from "./error.js";
 import { Menu } from "./menu.js";
 
@@ -78,7 +79,7 @@ function Doing({ desk }) {
     return html`<p class="doing ended" role="status" data-status="ended">
       ${ENDS[done.reason] ?? "Ended"}${done.reason === "failed" ? `: ${done.message}` : ""}
       <button onClick=${again}>
-        ${!session.directs ? "Watch again" : done.reason === "replaced" ? "Direct it here" : "Go on"}
+        ${againOf(desk.state)}
       </button>
     </p>`;
   }
