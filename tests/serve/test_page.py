@@ -94,6 +94,10 @@ def test_takes_are_compared_from_where_they_part(page):
     )
     page.keyboard.press("Escape")
     page.wait_for_selector(".compare", state="detached")
+    gone = {"error": {"message": "The disk is gone."}}
+    page.route("**/header.mp4", lambda route: route.fulfill(status=500, json=gone))
+    order(page, "x")
+    page.wait_for_selector("dialog .fault:has-text('The disk is gone.')")
 
 
 def test_a_retrieved_frame_leads_to_its_place(page):
