@@ -22,7 +22,8 @@ export class Director extends Desk {
     return event;
   }
 
-  hold() {
+  /** Pauses filming, or goes on; the picture plays on. */
+  pauseFilming() {
     const paused = this.state.status === "paused";
     this.send({ type: paused ? "session.resume" : "session.pause" }, "notice");
   }

@@ -87,7 +87,7 @@ test("captions that a broken connection left unanswered come back", () => {
     return event;
   });
   socket.says({ type: "shot.received", event_id: events[0], shot_id: "s1" });
-  desk.hold();
+  desk.pauseFilming();
   socket.onclose({ reason: "" });
   assert.deepEqual(line, ["B", "C"]);
   assert.deepEqual(desk.state.unsent, ["B", "C"]);
@@ -124,23 +124,23 @@ test("a shot whose first chunk is made can be chosen and is counted", () => {
 test("keys are no orders while the field that had the focus is gone, or where they repeat", () => {
   const { desk } = begun();
   const orders = [];
-  desk.hold = () => orders.push("hold");
+  desk.pauseFilming = () => orders.push("pause");
   listenToKeys(desk);
   const body = { closest: () => null, matches: () => false };
   const press = (key, repeat = false) =>
     listeners.keydown({ key, repeat, target: body, preventDefault() {} });
   press("h");
   press("h", true);
-  assert.deepEqual(orders, ["hold"]);
+  assert.deepEqual(orders, ["pause"]);
   const field = { matches: () => true, isConnected: true };
   listeners.focusin({ target: field });
   field.isConnected = false;
   press("h");
-  assert.deepEqual(orders, ["hold"]);
+  assert.deepEqual(orders, ["pause"]);
   assert.match(desk.state.errors.notice.message, /field that you typed in is gone/);
   press("Escape");
   press("h");
-  assert.deepEqual(orders, ["hold", "hold"]);
+  assert.deepEqual(orders, ["pause", "pause"]);
   assert.equal(desk.state.errors.notice, null);
 });
 
@@ -186,6 +186,6 @@ test("an order for a film that is closed names the button that opens it again", 
   const { desk, socket } = begun();
   socket.says({ type: "session.done", reason: "idle" });
   socket.readyState = 3;
-  desk.hold();
+  desk.pauseFilming();
   assert.match(desk.state.errors.notice.message, /closed\. “Go on” in the top bar/);
 });

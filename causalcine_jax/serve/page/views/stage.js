@@ -110,11 +110,11 @@ export function Stage({ desk }) {
           ? html`<span class="orders">
               <button
                 class="quiet"
-                title="Make no more until you go on (H)"
+                title="Make no more chunks until you go on; the picture plays (H)"
                 aria-pressed=${status === "paused"}
-                onClick=${() => desk.hold()}
+                onClick=${() => desk.pauseFilming()}
               >
-                ${status === "paused" ? "Go on" : "Hold"}
+                ${status === "paused" ? "Go on filming" : "Pause filming"}
               </button>
               <button
                 title="Cut to the next queued shot at the next chunk (C)"

@@ -88,7 +88,7 @@ function Doing({ desk }) {
     making: "Filming",
     ahead: playing ? "Filming" : "Waits for the playhead",
     starved: queue.length ? "Filming" : "Waits for the next shot",
-    paused: "Held",
+    paused: "Filming is paused",
     limit: `As long as a film may be, ${clock(session.limits.film_s, 0)}: retake, branch or begin another`,
     stopped: "Ended",
   }[status];
