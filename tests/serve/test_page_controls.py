@@ -11,6 +11,7 @@ from desk_page import (
     begin,
     order,
     played,
+    told,
     type_shot,
     until,
 )
@@ -172,6 +173,9 @@ def test_every_control_has_a_name_and_nothing_is_wider_than_a_phone(page):
       (each) => !(each.ariaLabel || each.textContent.trim() || each.labels?.length))"""
     assert page.evaluate(f"{nameless}.map((each) => each.outerHTML)") == []
     until(page, "document.documentElement.scrollWidth <= 390")
+    told(page, type="session.done", reason="failed", message="no memory is left " * 4)
+    page.wait_for_selector(".doing.ended:has-text('no memory is left')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_who_comes_when_the_desk_is_full_waits_and_begins_when_one_leaves(page):
