@@ -16,6 +16,7 @@ from desk_page import (
     order,
     paused_at,
     played,
+    told,
     type_shot,
     until,
 )
@@ -37,8 +38,9 @@ def test_a_typed_shot_is_filmed_and_played(page):
 def test_a_shot_that_is_cut_to_begins_within_two_chunks(page):
     begin(page, BEACH, chunks=12)
     played(page, 1)
-    made = page.evaluate(HEAD)
-    type_shot(page, FOREST, "Control+Enter")
+    page.fill("#prompt", FOREST)
+    made = page.evaluate(HEAD)  # at the order: the film grows while the caption is typed
+    page.press("#prompt", "Control+Enter")
     until(page, f"{MADE}.length === 2")
     begins = page.evaluate("desk => [...document.querySelectorAll('.made .shot')][1].ariaLabel")
     at = float(begins.split("0:")[1].split(" to")[0])
@@ -93,6 +95,10 @@ def test_takes_are_compared_from_where_they_part(page):
     )
     page.keyboard.press("Escape")
     page.wait_for_selector(".compare", state="detached")
+    gone = {"error": {"message": "The disk is gone."}}
+    page.route("**/header.mp4", lambda route: route.fulfill(status=500, json=gone))
+    order(page, "x")
+    page.wait_for_selector("dialog .fault:has-text('The disk is gone.')")
 
 
 def test_a_retrieved_frame_leads_to_its_place(page):
@@ -127,6 +133,11 @@ def test_a_dropped_socket_is_opened_again(page):
     page.wait_for_selector(".doing:not([data-status=lost])")
     type_shot(page, FOREST)
     until(page, f"{MADE}.join() === 's1,s2'")
+    told(page, type="session.queued", position=1, reason="Full")
+    page.wait_for_selector(".waiting:has-text('You are next')")
+    page.evaluate("sockets.at(-1).close()")
+    page.wait_for_selector(".hole video.film")
+    played(page, 3)
 
 
 def test_chunks_that_were_not_sent_are_fetched(page):

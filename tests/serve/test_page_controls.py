@@ -11,6 +11,7 @@ from desk_page import (
     begin,
     order,
     played,
+    told,
     type_shot,
     until,
 )
@@ -36,19 +37,33 @@ def test_known_words_are_offered(page):
     page.wait_for_selector(".offers [role=option]:has-text('forest')")
     page.press("#prompt", "Tab")
     until(page, "document.getElementById('prompt').value === 'Otto waves in the forest '")
+    # Safari's Enter that commits a composition.
+    enter = {"key": "Enter", "keyCode": 229, "bubbles": True, "cancelable": True}
+    press = "given => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', given))"
+    assert page.evaluate(press, enter), "nothing took it"
 
 
 def test_queued_shots_are_moved_and_resized_with_the_mouse(page):
-    begin(page, BEACH, "Mia sits.", "Otto sits.", "Mia waves.")
+    begin(page, BEACH)
     page.wait_for_selector(".made")
     order(page, " ")
-    until(page, f"{QUEUED}.join() === 's2,s3,s4'")
+    for caption in ("Mia sits.", "Otto sits.", "Mia waves.", "Otto waves."):
+        type_shot(page, caption)
+    until(page, f"{QUEUED}.join() === 's2,s3,s4,s5'")
     first, last = (page.locator(".queued").nth(i).bounding_box() for i in (0, 2))
     page.mouse.move(first["x"] + 20, first["y"] + 20)
     page.mouse.down()
     page.mouse.move(last["x"] + last["width"] - 10, last["y"] + 20, steps=4)
     page.mouse.up()
-    until(page, f"{QUEUED}.join() === 's3,s4,s2'")
+    until(page, f"{QUEUED}.join() === 's3,s4,s2,s5'")
+    # The queue moves while a shot is dragged, as it does when its first shot begins.
+    page.mouse.move(first["x"] + 1.5 * first["width"], first["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(first["x"] + 3 * first["width"], first["y"] + 20, steps=4)
+    page.evaluate("sockets.at(-1).send(JSON.stringify({type: 'shot.remove', shot_id: 's3'}))")
+    until(page, f"{QUEUED}.join() === 's4,s2,s5'")
+    page.mouse.up()
+    until(page, f"{QUEUED}.join() === 's2,s4,s5'")
     edge = page.locator(".queued .handle").first.bounding_box()
     page.mouse.move(edge["x"] + 4, edge["y"] + 20)
     page.mouse.down()
@@ -87,8 +102,14 @@ def test_a_film_is_directed_with_the_keyboard_alone(page):
     order(page, "h")
     order(page, "Home")
     until(page, f"{TIME} < 0.1")
+    # A shot that has no place to move to takes no focus when it begins later.
+    order(page, "q")
+    page.keyboard.press("Alt+ArrowLeft")
     order(page, "/")
     until(page, f"({FOCUS}) === 'prompt'")
+    page.keyboard.press("Control+Enter")
+    until(page, f"(id) => !{QUEUED}.includes(id)", before[1])
+    assert page.evaluate(FOCUS) == "prompt"
 
 
 def test_a_take_is_saved_and_a_story_is_opened(page, tmp_path):
@@ -104,6 +125,10 @@ def test_a_take_is_saved_and_a_story_is_opened(page, tmp_path):
     (tmp_path / "wrong.json").write_text('{"shots": 3}')
     page.set_input_files("input[type=file]", tmp_path / "wrong.json")
     page.wait_for_selector(".start .fault:has-text('shots')")
+    (tmp_path / "wrong.json").write_text("3")
+    page.set_input_files("input[type=file]", tmp_path / "wrong.json")
+    page.wait_for_selector(".start .fault:has-text('neither')")
+    assert page.input_value("input[type=file]") == "", "the same file could not be chosen again"
     page.set_input_files("input[type=file]", tmp_path / "film.json")
     page.wait_for_selector(f".made .label:has-text('{BEACH}')")
 
@@ -148,6 +173,9 @@ def test_every_control_has_a_name_and_nothing_is_wider_than_a_phone(page):
       (each) => !(each.ariaLabel || each.textContent.trim() || each.labels?.length))"""
     assert page.evaluate(f"{nameless}.map((each) => each.outerHTML)") == []
     until(page, "document.documentElement.scrollWidth <= 390")
+    told(page, type="session.done", reason="failed", message="no memory is left " * 4)
+    page.wait_for_selector(".doing.ended:has-text('no memory is left')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_who_comes_when_the_desk_is_full_waits_and_begins_when_one_leaves(page):

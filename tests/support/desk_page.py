@@ -1,5 +1,6 @@
 """The desk's page in a real browser, and what a director does with it."""
 
+import json
 import time
 
 MOST_MS = 60_000  # for anything to appear, on a busy machine
@@ -63,6 +64,11 @@ def paused_at(page, seconds):
 
 def apart(one, other):
     return max(abs(a - b) for a, b in zip(one, other)) > 12
+
+
+def told(page, **message):
+    """The page is told this, as if by its server."""
+    page.evaluate("message => sockets.at(-1).onmessage({data: message})", json.dumps(message))
 
 
 def order(page, key, selector="body"):

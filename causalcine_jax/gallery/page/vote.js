@@ -100,8 +100,9 @@ function ask(asked, number, question, votes) {
   // On the document: what had the focus is gone with the pair before.
   document.addEventListener("keydown", (event) => {
     if (!KEYS[event.key] || event.target.matches("input")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's: Alt ← goes back
     event.preventDefault();
-    answer(KEYS[event.key]);
+    if (!event.repeat) answer(KEYS[event.key]); // a key that is held answers one pair
   }, { signal });
   // Escape keeps the votes, as "Stop here" does.
   voting.addEventListener("close", () => { leave(); if (votes.length) finish(question, votes); }, { once: true, signal });

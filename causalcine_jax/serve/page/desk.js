@@ -5,7 +5,7 @@ import { Link } from "./link.js";
 import { Player } from "./player.js";
 import { chunkOf } from "./scale.js";
 import { Stopwatch } from "./stopwatch.js";
-import { EMPTY, madeOf, missed, ownerOf, reduced } from "./state.js";
+import { againOf, EMPTY, madeOf, missed, ownerOf, reduced } from "./state.js";
 
 const REPORT_MS = 250; // the server makes each chunk just before the playhead needs it
 
@@ -16,6 +16,7 @@ export class Desk {
   stopwatch = new Stopwatch();
   #start = null; // the first message
   #joined = false; // this socket has its session
+  #placed = false; // the playhead of this film is where it was left
 
   constructor(video) {
     this.player = new Player(
@@ -79,6 +80,8 @@ export class Desk {
   #open(start) {
     this.player.clear();
     this.#sent.clear();
+    this.stopwatch.clear();
+    this.#placed = false;
     const { words, link } = this.state;
     this.state = { ...this.state, ...EMPTY, words, link, selected: null, playing: true };
     this.#start = start;
@@ -123,8 +126,7 @@ export class Desk {
   send(message, place) {
     this.clear(place);
     const event = this.link.send(message);
-    if (event === null)
-      return this.fail(place, { message: "Not connected: this was not sent. Trying again." });
+    if (event === null) return this.fail(place, { message: whyNotSent(this.state) });
     this.#sent.set(event, { place, caption: message.shot?.caption });
     return event;
   }
@@ -166,10 +168,9 @@ export class Desk {
   #told(told) {
     const sent = this.#answered(told);
     if (told.type === "error") return this.#error(told, sent);
-    const before = this.state;
-    this.set(reduced(before, told));
+    this.set(reduced(this.state, told));
     if (told.type === "session.started") this.#begun(told);
-    if (told.type === "session.state") this.#restore(before);
+    if (told.type === "session.state") this.#restore();
     if (told.type === "shot.applied") this.stopwatch.begins(told.event_id, told.time_s);
     if (told.type === "take.begun") this.#newTake(told);
     if (told.type === "session.done") this.#ended(told);
@@ -205,13 +206,14 @@ export class Desk {
     if (here()?.token !== told.resume_token) stayHere({ token: told.resume_token, position: null });
   }
 
-  /** session.state: after a reload the playhead goes where it was, else to the last shot. */
-  #restore(before) {
-    const { session, shots, global_caption } = this.state;
-    if (!before.chunks.length && this.state.chunks.length) {
+  /** session.state: the first one puts the playhead where it was, else on the last shot. */
+  #restore() {
+    const { session, shots, chunks, global_caption } = this.state;
+    if (!this.#placed && chunks.length) {
       const kept = session.directs ? here()?.position : null;
       this.player.seek(Math.min(kept ?? shots.at(-1).time_s, madeOf(this.state)));
     }
+    this.#placed = true;
     if (session.directs)
       keepFilm(session.resume_token, { title: global_caption || shots[0]?.caption });
     this.#wantLine();
@@ -220,6 +222,7 @@ export class Desk {
   /** The player goes back to where the new take parts from what was shown. */
   #newTake(told) {
     if (told.replay) this.link.send({ type: "snapshot" });
+    this.stopwatch.clear();
     this.#wantLine();
     this.set({ selected: null });
     this.play();
@@ -228,11 +231,17 @@ export class Desk {
   #media(told, bytes) {
     const lacks = told.type === "media.chunk" && missed(this.state, told);
     this.set(reduced(this.state, told));
-    if (told.type === "media.init") return this.player.init(told.mime, bytes);
+    if (told.type === "media.init") return this.#opened(told.mime, bytes);
     if (this.player.hungry) this.stopwatch.arrived(told.time_s);
     this.player.offer(told.take_id, told.chunk, bytes);
     this.#wantLine();
     if (lacks || !this.state.shots.at(-1)?.caption) this.link.send({ type: "snapshot" });
+  }
+
+  /** Browsers start a film by themselves only where seconds of it are there: more than is made. */
+  async #opened(mime, header) {
+    await this.player.init(mime, header);
+    if (this.state.playing) this.play();
   }
 
   #wantLine() {
@@ -270,6 +279,12 @@ export class Desk {
     this.link.send(told, { event: false });
   }
 }
+
+/** Why nothing can be sent, and what helps. */
+const whyNotSent = (state) =>
+  state.done
+    ? `Not sent: this film is closed. “${againOf(state)}” in the top bar opens it again.`
+    : "Not connected: this was not sent. Trying again.";
 
 /** Opens what this tab showed before it was loaded again. */
 export function resumeHere(desk) {

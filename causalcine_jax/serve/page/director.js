@@ -22,7 +22,8 @@ export class Director extends Desk {
     return event;
   }
 
-  hold() {
+  /** Pauses filming, or goes on; the picture plays on. */
+  pauseFilming() {
     const paused = this.state.status === "paused";
     this.send({ type: paused ? "session.resume" : "session.pause" }, "notice");
   }
@@ -49,14 +50,14 @@ export class Director extends Desk {
     if (this.state.selected === shot_id) this.set({ selected: null });
   }
 
-  /** Puts a queued shot at a place among the queued ones, from 0. */
+  /** Puts a queued shot at a place among the queued ones, from 0. Returns nothing if it is there. */
   move(shot_id, place) {
     const ids = this.state.queue.map((shot) => shot.shot_id);
     const from = ids.indexOf(shot_id);
     const to = Math.max(0, Math.min(ids.length - 1, place));
     if (from < 0 || from === to) return;
     ids.splice(to, 0, ...ids.splice(from, 1));
-    this.send({ type: "shot.reorder", shot_ids: ids }, `shot ${shot_id}`);
+    return this.send({ type: "shot.reorder", shot_ids: ids }, `shot ${shot_id}`);
   }
 
   // --- playback ---

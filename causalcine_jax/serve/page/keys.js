@@ -21,7 +21,7 @@ export const KEYS = [
   ]],
   ["Direct", [
     [["C"], "cut to the next queued shot now"],
-    [["H"], "hold, or go on"],
+    [["H"], "pause filming, or go on"],
     [["R"], "retake this shot with another seed"],
     [["E"], "edit its caption; Enter films it"],
     [["B"], "branch where it begins"],
@@ -67,7 +67,7 @@ const DIRECT = {
   "/": () => focus("#prompt"),
   i: () => focus("#prompt"),
   e: () => focus("#caption"),
-  h: (desk) => desk.hold(),
+  h: (desk) => desk.pauseFilming(),
   c: (desk) => desk.cutNow(null, "notice"),
   r: (desk) => desk.shot && desk.retake(desk.shot.shot_id),
   b: (desk) => desk.shot && desk.branch(desk.shot.shot_id),

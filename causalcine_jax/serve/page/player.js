@@ -26,7 +26,7 @@ export class Player {
     this.video = video;
     this.fetchChunk = fetchChunk;
     this.fail = fail;
-    video.muted = video.autoplay = true; // films have no sound; a muted one may start by itself
+    video.muted = true; // films have no sound, and a muted one may be started by the page
     video.playsInline = true;
     video.disableRemotePlayback = true; // ManagedMediaSource does not open without it
     for (const name of ["seeking", "timeupdate", "waiting"]) {

@@ -105,6 +105,12 @@ export const madeOf = (state) => {
   return last ? last.time_s + last.seconds : 0;
 };
 
+/** What the button says that opens an ended film again. */
+export function againOf({ session, done }) {
+  if (!session.directs) return "Watch again";
+  return done.reason === "replaced" ? "Direct it here" : "Go on";
+}
+
 export const takeNumber = (take_id) => Number(take_id?.slice(1)) || 1;
 
 /** The take whose own chunk this is: takes share their first chunks with their parents. */

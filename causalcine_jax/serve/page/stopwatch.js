@@ -4,6 +4,12 @@ export class Stopwatch {
   #asked = new Map(); // event id -> when it was sent
   #awaited = []; // {time of film, since, kind}
 
+  /** Another film or take is shown: what is awaited does not come, or comes much later. */
+  clear() {
+    this.#asked.clear();
+    this.#awaited = [];
+  }
+
   /** An order was sent whose first frame will be awaited. */
   sent(event) {
     this.#asked.set(event, performance.now());

@@ -30,7 +30,7 @@ globalThis.addEventListener = (name, then) => (listeners[name] = then);
 globalThis.document = { querySelector: () => null };
 mock.timers.enable({ apis: ["setInterval", "setTimeout"] });
 
-const { films, keepFilm } = await import("./page/films.js");
+const { films, keepFilm, stayHere } = await import("./page/films.js");
 const { Director } = await import("./page/director.js");
 const { listenToKeys } = await import("./page/keys.js");
 
@@ -87,7 +87,7 @@ test("captions that a broken connection left unanswered come back", () => {
     return event;
   });
   socket.says({ type: "shot.received", event_id: events[0], shot_id: "s1" });
-  desk.hold();
+  desk.pauseFilming();
   socket.onclose({ reason: "" });
   assert.deepEqual(line, ["B", "C"]);
   assert.deepEqual(desk.state.unsent, ["B", "C"]);
@@ -124,22 +124,68 @@ test("a shot whose first chunk is made can be chosen and is counted", () => {
 test("keys are no orders while the field that had the focus is gone, or where they repeat", () => {
   const { desk } = begun();
   const orders = [];
-  desk.hold = () => orders.push("hold");
+  desk.pauseFilming = () => orders.push("pause");
   listenToKeys(desk);
   const body = { closest: () => null, matches: () => false };
   const press = (key, repeat = false) =>
     listeners.keydown({ key, repeat, target: body, preventDefault() {} });
   press("h");
   press("h", true);
-  assert.deepEqual(orders, ["hold"]);
+  assert.deepEqual(orders, ["pause"]);
   const field = { matches: () => true, isConnected: true };
   listeners.focusin({ target: field });
   field.isConnected = false;
   press("h");
-  assert.deepEqual(orders, ["hold"]);
+  assert.deepEqual(orders, ["pause"]);
   assert.match(desk.state.errors.notice.message, /field that you typed in is gone/);
   press("Escape");
   press("h");
-  assert.deepEqual(orders, ["hold", "hold"]);
+  assert.deepEqual(orders, ["pause", "pause"]);
   assert.equal(desk.state.errors.notice, null);
+});
+
+test("a film is started when its media is opened, unless it was paused", async () => {
+  const { desk, socket } = begun();
+  let plays = 0;
+  desk.player.init = async () => {};
+  desk.player.video.play = async () => plays++;
+  const opens = async () => {
+    socket.says({ type: "media.init", mime: "video/mp4" });
+    socket.onmessage({ data: new ArrayBuffer(8) });
+    await Promise.resolve();
+  };
+  await opens();
+  assert.equal(plays, 1);
+  desk.pause();
+  await opens();
+  assert.equal(plays, 1);
+});
+
+test("a take that parts at the film's beginning does not put the playhead where a reload would", () => {
+  const { desk, socket } = begun();
+  const chunk = { chunk: 0, take_id: "t1", time_s: 0, seconds: 0.5 };
+  const shot = { shot_id: "s1", caption: "A", time_s: 0, chunks: 1, first_chunk: 0 };
+  const take = { take_id: "t1", parent: null, first_chunk: 0, chunks: 1 };
+  const held = { ...nothing, takes: [take], shots: [shot], chunks: [chunk] };
+  stayHere({ token: "a-secret", position: 0.4 });
+  const sought = [];
+  desk.player.seek = (time) => sought.push(time);
+  const other = { ...take, take_id: "t2" };
+  socket.says({ type: "take.begun", take: other, shots: [], replay: true, time_s: 0 });
+  socket.says({ type: "session.state", take_id: "t2", ...held });
+  assert.deepEqual(sought, []);
+  desk.reopen("a-secret");
+  const again = Socket.all.at(-1);
+  again.onopen();
+  again.says({ ...started, directs: true, resume_token: "a-secret" });
+  again.says({ type: "session.state", take_id: "t2", ...held });
+  assert.deepEqual(sought, [0.4]);
+});
+
+test("an order for a film that is closed names the button that opens it again", () => {
+  const { desk, socket } = begun();
+  socket.says({ type: "session.done", reason: "idle" });
+  socket.readyState = 3;
+  desk.pauseFilming();
+  assert.match(desk.state.errors.notice.message, /closed\. “Go on” in the top bar/);
 });

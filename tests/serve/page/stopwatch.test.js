@@ -19,3 +19,14 @@ test("an answer counts from Enter, a lag from the chunk's arrival, each once", (
   assert.deepEqual(watch.shown(2.0), { answer: 400, lag: 100 });
   assert.deepEqual(watch.shown(3.0), {});
 });
+
+test("nothing is awaited any more when another film or take is shown", () => {
+  const watch = new Stopwatch();
+  watch.sent("e1");
+  watch.begins("e1", 2.0);
+  watch.sent("e2");
+  watch.arrived(2.0);
+  watch.clear();
+  watch.begins("e2", 3.0);
+  assert.deepEqual(watch.shown(4.0), {});
+});

@@ -5,6 +5,7 @@ import { Player } from "../player.js";
 import { firstFrame } from "../scale.js";
 import { ownerOf, parting, takeNumber } from "../state.js";
 import { Dialog } from "./dialog.js";
+import { Fault } from "./error.js";
 import { whyOf } from "./takes.js";
 
 const DRIFT = 0.08; // seconds that two pictures may be apart
@@ -71,13 +72,14 @@ export function Compare({ desk }) {
     wide
     onKey=${keys}
   >
+    <${Fault} desk=${desk} place="compare" />
     <div class="compare" data-count=${shown.length}>
       ${shown.map(
         (take) =>
           html`<figure key=${take.take_id}>
             <${Copy} desk=${desk} take=${take} from=${from} players=${players.current} />
             <figcaption>
-              <b>Take ${takeNumber(take.take_id)}</b> <span>${whyOf(desk, take)}</span>
+              <b>${nameOf(take)}</b> <span>${whyOf(desk, take)}</span>
               ${
                 session.directs &&
                 html`<button
@@ -106,6 +108,8 @@ export function Compare({ desk }) {
   <//>`;
 }
 
+const nameOf = (take) => `Take ${takeNumber(take.take_id)}`;
+
 /** One take's film from `from` on. */
 function Copy({ desk, take, from, players }) {
   const box = useRef(null);
@@ -113,28 +117,31 @@ function Copy({ desk, take, from, players }) {
     let gone = false;
     const video = box.current;
     const fetchChunk = (key, chunk) => desk.fetchMedia(`takes/${key}/chunks/${chunk}`);
-    const player = new Player(video, fetchChunk, (message) => desk.fail("takes", { message }));
+    const fail = (message) => desk.fail("compare", { message });
+    const player = new Player(video, fetchChunk, fail);
     player.until = take.seconds;
     players.set(take.take_id, player);
-    (async () => {
+    const open = async () => {
       const header = await desk.fetchMedia("header.mp4");
       if (gone) return;
       player.want(lineOf(desk.state, take));
       await player.init(desk.state.media.mime, header);
       player.seek(from);
       video.play().catch(() => {});
-    })();
+    };
+    open().catch(({ message }) => gone || fail(`${nameOf(take)} cannot be played: ${message}`));
     return () => {
       gone = true;
       players.delete(take.take_id);
       player.clear();
+      desk.clear("compare");
     };
   }, [take.take_id]);
   const { media } = desk.state;
   return html`<video
     ref=${box}
     style=${{ aspectRatio: `${media.width} / ${media.height}` }}
-    aria-label=${`Take ${takeNumber(take.take_id)}`}
+    aria-label=${nameOf(take)}
   ></video>`;
 }
 

@@ -15,9 +15,12 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
   const movable = desk.state.session.directs && place >= 0;
   const chunk = chunkSeconds(desk.state);
   const followed = useRef(false);
+  const now = useRef(null); // the queue may move while a block is dragged
+  now.current = { place, blocks, scale };
   // Moving its element in the page takes the focus away from it.
   useEffect(() => {
-    if (followed.current) item.current.querySelector("button").focus();
+    if (followed.current && document.activeElement === document.body)
+      item.current.querySelector("button").focus();
     followed.current = false;
   }, [place]);
   const kind = place < 0 ? "Beginning" : "Queued";
@@ -31,8 +34,8 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
       (dx) => Math.abs(dx) > STEADY && setMoving({ dx }),
       (dx) => {
         setMoving(null);
-        if (Math.abs(dx) > STEADY)
-          desk.move(shot.shot_id, placeAt(blocks, place, dx / scale.perSecond));
+        if (Math.abs(dx) > STEADY && now.current.place >= 0)
+          desk.move(shot.shot_id, placeAt(now.current, dx));
       },
     );
   };
@@ -53,10 +56,8 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
   const keys = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!movable) return;
-    if (step && event.altKey) {
-      followed.current = true;
-      desk.move(shot.shot_id, place + step);
-    } else if (step && event.shiftKey)
+    if (step && event.altKey) followed.current = Boolean(desk.move(shot.shot_id, place + step));
+    else if (step && event.shiftKey)
       desk.update(shot.shot_id, { chunks: Math.max(1, shot.chunks + step) });
     else if (event.key === "Delete" || event.key === "Backspace") {
       const near = item.current.previousElementSibling ?? item.current.nextElementSibling;
@@ -96,9 +97,9 @@ export function Queued({ desk, shot, place, number, blocks, scale }) {
   </li>`;
 }
 
-/** The place of a block that was dragged by so many seconds: its middle among the others'. */
-function placeAt(blocks, place, seconds) {
+/** The place of a block that was dragged by so many pixels: its middle among the others'. */
+function placeAt({ blocks, place, scale }, dx) {
   const middle = (block) => block.time_s + block.seconds / 2;
-  const dropped = middle(blocks[place]) + seconds;
+  const dropped = middle(blocks[place]) + dx / scale.perSecond;
   return blocks.filter((block, i) => i !== place && middle(block) < dropped).length;
 }

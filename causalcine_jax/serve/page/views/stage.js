@@ -9,7 +9,11 @@ export function Stage({ desk }) {
   const { video } = desk.player;
   const frame = useRef(null);
   const code = useRef(null);
-  useEffect(() => frame.current?.append(video), [session?.session_id, opening]);
+  // The frame is drawn anew where another film, or a wait for room, was shown in its place.
+  useEffect(
+    () => frame.current?.append(video),
+    [session?.session_id, opening, Boolean(position)],
+  );
   useEffect(() => {
     let id = 0;
     // Its text is set here alone: one that is drawn too would be put beside this one.
@@ -106,11 +110,11 @@ export function Stage({ desk }) {
           ? html`<span class="orders">
               <button
                 class="quiet"
-                title="Make no more until you go on (H)"
+                title="Make no more chunks until you go on; the picture plays (H)"
                 aria-pressed=${status === "paused"}
-                onClick=${() => desk.hold()}
+                onClick=${() => desk.pauseFilming()}
               >
-                ${status === "paused" ? "Go on" : "Hold"}
+                ${status === "paused" ? "Go on filming" : "Pause filming"}
               </button>
               <button
                 title="Cut to the next queued shot at the next chunk (C)"

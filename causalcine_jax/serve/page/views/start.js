@@ -31,6 +31,11 @@ export function Start({ desk }) {
       on_empty: hold ? "hold" : "wait",
     });
   const forget = (token) => (forgetFilm(token), setKept(films()));
+  const choose = ({ currentTarget: input }) => {
+    const [file] = input.files;
+    input.value = ""; // else the same file, mended, could not be chosen again
+    if (file) load(desk, file);
+  };
   const example = model?.example;
   return html`<section class="start" aria-label="New film">
     <form onSubmit=${(event) => (event.preventDefault(), begin())}>
@@ -72,7 +77,7 @@ export function Start({ desk }) {
             type="file"
             class="unseen"
             accept=".json,.yaml,.yml"
-            onChange=${({ currentTarget: { files } }) => files[0] && load(desk, files[0])}
+            onChange=${choose}
         /></label>
       </div>
       <p class="hint">A story.yaml or film.json can also be dropped anywhere on the page.</p>

@@ -2,6 +2,7 @@
 
 import { clock, html, times } from "../ui.js";
 import { saving } from "../save.js";
+import { againOf } from "../state.js";
 import { Fault } from "./error.js";
 import { Menu } from "./menu.js";
 
@@ -78,7 +79,7 @@ function Doing({ desk }) {
     return html`<p class="doing ended" role="status" data-status="ended">
       ${ENDS[done.reason] ?? "Ended"}${done.reason === "failed" ? `: ${done.message}` : ""}
       <button onClick=${again}>
-        ${!session.directs ? "Watch again" : done.reason === "replaced" ? "Direct it here" : "Go on"}
+        ${againOf(desk.state)}
       </button>
     </p>`;
   }
@@ -87,7 +88,7 @@ function Doing({ desk }) {
     making: "Filming",
     ahead: playing ? "Filming" : "Waits for the playhead",
     starved: queue.length ? "Filming" : "Waits for the next shot",
-    paused: "Held",
+    paused: "Filming is paused",
     limit: `As long as a film may be, ${clock(session.limits.film_s, 0)}: retake, branch or begin another`,
     stopped: "Ended",
   }[status];

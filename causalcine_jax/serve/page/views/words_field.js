@@ -36,7 +36,8 @@ export function WordsField({ value, onValue, words, onEnter, onKey, ...given }) 
     });
   };
   const keys = (event) => {
-    if (event.isComposing) return;
+    // Safari ends a composition before the Enter that commits it, whose code is 229.
+    if (event.isComposing || event.keyCode === 229) return;
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (offered.length && step)
       setChosen((chosen + step + offered.length + 1) % (offered.length + 1));
