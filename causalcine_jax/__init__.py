@@ -10,10 +10,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "MemoryConfig": "config",
+    "PoolConfig": "config",
     "Story": "story",
+    "Shot": "story",
     "read_story": "story",
     "load_model": "film.model_folder",
     "Director": "film.director",
+    "Chunk": "film.chunk",
     "teacher_forced": "models.packed",
     "denoise_chunk": "film.rollout",
     "commit_chunk": "film.rollout",

@@ -89,7 +89,7 @@ class MemoryConfig:
     @property
     def reaches_all(self) -> bool:
         """Whether any frame of the film may be retrieved, so that every eviction loses some."""
-        return POLICIES[self.policy].reaches_all
+        return POLICIES[self.policy].reaches_all and self.memory_frames > self.sink_frames
 
     def parts(self, tokens: int) -> int:
         """Into how many equal parts routing divides a frame of `tokens` tokens."""
@@ -100,7 +100,8 @@ class MemoryConfig:
     @property
     def first_frames(self) -> int:
         """The film's first frames that are always retrieved: all K under a policy of those only."""
-        return self.memory_frames if POLICIES[self.policy].first_only else self.sink_frames
+        first_only = POLICIES[self.policy].first_only
+        return self.memory_frames if first_only else min(self.sink_frames, self.retrieved_frames)
 
     def smallest_pool(self, chunk_frames: int) -> int:
         """Fewest frame slots of a cache that evicts: the window, the sink and one chunk to drop."""

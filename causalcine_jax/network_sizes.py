@@ -6,6 +6,7 @@ Field names are those of Wan2.1's own config.json and modules.
 import dataclasses
 from dataclasses import dataclass
 
+from causalcine_jax.clock import TEMPORAL_STRIDE
 from causalcine_jax.errors import is_number, raise_faults, shown
 
 MAX_EPS = 0.1
@@ -98,7 +99,7 @@ class VAEConfig:
     dim, dim_mult        channels of the first level; multiplier of each level
     z_dim                channels of the latents
     num_res_blocks       residual blocks per level
-    temperal_downsample  which levels halve the frames, in Wan2.1's spelling
+    temperal_downsample  which two levels halve the frames, in Wan2.1's spelling (clock.py)
     mean, std            per-channel normalisation of the latents
     patch_size           side of the pixel squares that become channels before the first layer, and
                          pixels again after the last (Wan2.2's VAE: 2)
@@ -142,6 +143,11 @@ class VAEConfig:
             faults.append(
                 f"temperal_downsample needs {len(self.dim_mult) - 1} entries, "
                 "one per downsampling stage"
+            )
+        if self.temporal_stride != TEMPORAL_STRIDE:
+            faults.append(
+                "temperal_downsample must be true twice, because films have "
+                f"{TEMPORAL_STRIDE} video frames per latent frame, not {self.temperal_downsample}"
             )
         if any((self.dim * m) % 2 for m in self.dim_mult):
             faults.append(

@@ -81,7 +81,8 @@ def memory_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eviction",
         choices=EVICTIONS,
-        help="chunk that a full pool evicts: the oldest, or the least recently retrieved",
+        help="chunk that a full pool evicts: "
+        "the oldest, or the one that memory retrieved least of late",
     )
     group.add_argument(
         "--chunk-frames", type=whole_number, metavar="FRAMES", help="latent frames made at once"

@@ -152,6 +152,9 @@ class LatentStoreWriter:
                 np.int32
             ),
         }
+        for name, shape in self.spec.shapes().items():  # tensorstore would broadcast
+            if stacked[name].shape[1:] != shape:
+                raise ValueError(f"{name} of shape {stacked[name].shape[1:]}, not {shape}")
         lines = (
             json.dumps({"film": film, "prompts": list(record.prompts)}, ensure_ascii=False)
             for film, record in zip(films, records, strict=True)

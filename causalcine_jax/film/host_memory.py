@@ -62,7 +62,7 @@ def check_host_room(pool_bytes: int) -> None:
         fault = (
             f"the pool of history takes {taken:,} bytes of host memory{of_whom}, "
             f"{taken / GB:.3g} GB, and {whose} {room:,}: "
-            "keep less of it (pool_frames, pool_gb, memory_frames) or in fewer bits (kv_dtype)"
+            "keep less of it (pool_frames, pool_gb) or in fewer bits (kv_dtype)"
         )
     elif device.platform == "gpu" and share > allowed:
         fault = (

@@ -39,6 +39,7 @@ from causalcine_jax.errors import DataError, UsageError, raise_faults
 from causalcine_jax.film.chosen_model import EMBEDDED, default_model
 from causalcine_jax.film.embeddings import PromptEmbeddings, embed, encoder_hash
 from causalcine_jax.film.prompts import check_prompts
+from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.float8 import outside_blocks, quantize_blocks
 from causalcine_jax.models.text.tokenizer import Tokenizer
@@ -260,6 +261,8 @@ def model_defaults(folder: Path) -> dict[str, Any]:
         said = guessed.defaults()
     kinds = {"video": Video, "sampler": SamplerConfig, "memory": MemoryConfig}
     try:
+        faults = [field_faults(kind, said[n], n) for n, kind in kinds.items() if n in said]
+        raise_faults("metadata", [fault for each in faults for fault in each])
         defaults = {name: kind(**said[name]) for name, kind in kinds.items() if name in said}
         defaults |= {
             name: said[name] for name in ("chunk_frames", "negative", "dtype") if name in said

@@ -282,7 +282,7 @@ def check_room(pool_bytes: int, *, batched: bool = False) -> None:
             f"the pool of history takes {pool_bytes:,} bytes, {pool_bytes / GB:.3g} GB, "
             f"and memory has room for {room:,}: "
             f"{'make fewer films at once (batch), ' if batched else ''}"
-            "keep less of it (pool_frames, pool_gb, memory_frames), "
+            "keep less of it (pool_frames, pool_gb), "
             "use fewer bits (kv_dtype) or host memory (pool_on)"
         )
     check_all(fault)

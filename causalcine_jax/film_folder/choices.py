@@ -204,8 +204,8 @@ def _chunk_notes(
         )
     if choices.eviction and not memory.reaches_all:
         notes.append(
-            f"note: policy {memory.policy} never goes back to what is evicted, so --eviction "
-            f"{choices.eviction} has no effect: choose another --policy, such as camr"
+            f"note: memory never returns to what is evicted, so --eviction {choices.eviction} has "
+            "no effect: choose another --policy, such as camr, and --memory-frames"
         )
     if chunk_frames != model.chunk_frames:
         notes.append(
@@ -246,13 +246,13 @@ def _memory(recorded: FilmRecord, default: MemoryConfig, choices: Choices) -> Me
     if choices.rollout_of is not None:
         memory = ROLLOUTS[choices.rollout_of].memory
     asked = _given(choices, ("policy", "window_chunks", "memory_frames", "positions", "eviction"))
+    if (first := memory.sink_frames) and asked.get("memory_frames", first) < first:
+        raise UsageError(
+            f"--memory-frames must be at least {first}: the film's first {first} are always kept"
+        )
     decided = replace(memory, **asked)
-    if (
-        "policy" in asked
-        and "memory_frames" not in asked
-        and POLICIES[decided.policy].score
-        and not decided.memory_frames
-    ):
+    needs_frames = POLICIES[decided.policy].score and not decided.memory_frames
+    if needs_frames and "policy" in asked and "memory_frames" not in asked:
         raise UsageError(
             f"{choices.policy} retrieves nothing with the 0 memory frames of this model: "
             "say how many with --memory-frames, such as 5"

@@ -1,10 +1,11 @@
 """The metadata.json of a student's teacher and init, compared with the config.
 
-A difference would cause no error in training: another memory policy than the teacher's, other
-sampler times than the student has learned, or prompts from another text encoder.
+A difference would cause no error in training: another window than the teacher's, other sampler
+times than the student has learned, or prompts from another text encoder. Only the memory policy may
+differ, between policies that choose from the same frames: it has no weights.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -26,19 +27,27 @@ from causalcine_jax.training.stages.ode import NEAR
 ENCODER = "text_encoder"
 
 
-def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder | None, mesh) -> None:
-    """`UsageError` listing every difference between teacher, init and config.
+def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder | None, mesh) -> tuple[str, ...]:
+    """Checks teacher, init and config; returns notes on a memory policy that differs.
 
     A folder without metadata passes. `text_encoder` is the teacher's; None if it is not loaded.
+
+    Raises:
+      UsageError: they differ in more; lists every difference.
     """
-    faults = []
+    faults, notes = [], []
     for name in ("teacher", "init"):
         folder = getattr(config, name)
         if folder and load_metadata(folder):
             said = model_defaults(Path(folder))
-            faults += _memory_faults(
-                config, f"{name} {folder}", said.get("memory"), said.get("chunk_frames")
-            )
+            memory, own = said.get("memory"), config.memory
+            if memory and memory.policy != own.policy and memory.reaches_all and own.reaches_all:
+                notes.append(
+                    f"note: {name} {folder} was made with memory.policy {memory.policy!r}, "
+                    f"and the student learns with {own.policy!r}"
+                )
+                memory = replace(memory, policy=own.policy)
+            faults += _memory_faults(config, f"{name} {folder}", memory, said.get("chunk_frames"))
             if name == "init":
                 faults += _sampler_faults(config, folder, said.get("sampler"))
     if config.init and holds(Path(config.init), ENCODER):
@@ -52,6 +61,7 @@ def check_recorded(config: TrainConfig, text_encoder: UMT5Encoder | None, mesh) 
                 "name the teacher that init was made from"
             )
     raise_faults("teacher and student", faults)
+    return tuple(notes)
 
 
 def _memory_faults(

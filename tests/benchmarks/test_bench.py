@@ -49,13 +49,13 @@ ADAM = OptimConfig(schedule="constant", warmup=0)
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Settings of a preset of two layers, with films of 16x8 pixels.
+    """Settings of a preset of two layers, with films of 32x16 pixels.
 
-    Its VAE halves a film once in time and in space.
+    Its VAE halves a film twice in time and in space.
     """
     networks, vae = (
         tiny_config(),
-        VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16),
+        VAEConfig(4, 16, (1, 1, 1), 1, (True, True), mean=(0.0,) * 16, std=(1.0,) * 16),
     )
     sizes = Preset(
         networks.transformer,
@@ -64,8 +64,8 @@ def tiny(monkeypatch):
         shift=3.0,
         guidance=2.0,
         negative="",
-        height=8,
-        width=16,
+        height=16,
+        width=32,
     )
     of = lambda kind: (getattr(sizes, SIZED[kind]),) if kind in SIZED else ()
     made = lambda settings, kind: random_weights(lambda key: kind(*of(kind), key=key), 0)
@@ -86,7 +86,7 @@ def test_a_film_streams_in_its_first_and_tenth_minute(tiny, tmp_path, monkeypatc
             for spent in times.values()
         )
         assert (
-            result[minute]["fps"] == pytest.approx(6 / times["together"]["median"])
+            result[minute]["fps"] == pytest.approx(12 / times["together"]["median"])
             and result[minute]["memory"]["in_use"] > 0
         )
     assert (
@@ -220,7 +220,7 @@ def test_attention_and_prompts(tiny):
 
 def test_vae_and_the_whole_transformer(tiny):
     coded, whole = parts.vae(tiny), parts.forward(tiny)
-    assert coded["frames"] == 6 and all(
+    assert coded["frames"] == 12 and all(
         coded[name]["repeats"] == 2 for name in ("encode", "decode", "decode_first")
     )
     assert (

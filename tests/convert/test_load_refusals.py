@@ -132,6 +132,12 @@ def test_settings_that_shapes_do_not_determine_are_required_in_a_model_folder(
         ("transformer", load_transformer, {"eps": 10**400}, "not a number of about 400 digits"),
         ("vae", load_vae, {"std": [0.0] * 16}, "std must be a list of positive finite numbers"),
         ("vae", load_vae, {"mean": ["a"] * 16}, "mean must be a list of finite numbers"),
+        (
+            "vae",
+            load_vae,
+            {"temperal_downsample": [False, True]},
+            "temperal_downsample must be true twice, because films have 4 video frames per latent",
+        ),
         ("vae", load_vae, {"std": [1.0, 2.0]}, "mean and std need z_dim=3 entries"),
         ("text_encoder", load_text_encoder, {"eps": float("inf")}, "eps must be"),
     ],

@@ -111,6 +111,13 @@ def test_a_store_made_otherwise_is_left_alone(tmp_path):
         LatentStoreWriter(path, dataclasses.replace(SPEC, films=9, vae="w"))
 
 
+def test_films_of_another_shape_are_no_fault_of_the_disk(tmp_path):
+    short = dataclasses.replace(record(0), latents=record(0).latents[:1])
+    writer = LatentStoreWriter(tmp_path / "films", dataclasses.replace(SPEC, films=1))
+    with pytest.raises(ValueError, match=r"latents of shape \(1, 2, 3, 4\), not \(6, 2, 3, 4\)"):
+        writer.write(range(1), [short])
+
+
 def test_latents_that_are_not_finite_are_refused(tmp_path):
     bad = record(1)
     bad.latents[0, 0, 0, 0] = np.nan

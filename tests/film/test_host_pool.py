@@ -73,6 +73,19 @@ def test_a_pass_and_the_pool_after_it_are_those_of_a_pool_on_the_device():
         jax.eval_shape(several, on_host)
 
 
+def test_a_chunk_that_sees_itself_alone_needs_nothing_brought_over():
+    model = jax.eval_shape(lambda: Transformer(CONFIG, key=jax.random.key(0)))
+    memory, copies = MemoryConfig(window_chunks=0, memory_frames=0), (1, 0)
+    text = jax.eval_shape(embed_prompt, model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
+    pool = jax.eval_shape(lambda: KVCache.empty(CONFIG, FILMS, 6, TOKENS, copies=copies))
+    chunk = jnp.zeros((FILMS, 3, 4, 8, CONFIG.in_dim))
+    commit = lambda model, pool, text: commit_chunk(
+        model, pool, chunk, text, jnp.int32(1), memory=memory
+    )
+    after = jax.eval_shape(commit, model, pool, text)
+    assert after.copies.k.shape == pool.copies.k.shape
+
+
 def assert_all_is_where_it_says(pool):
     """The device's copies of pool frames equal those on the host, for every layer and film."""
     held = pool.film_index().tolist()

@@ -16,6 +16,7 @@ from causalcine_jax.film.pool import (
     closed_pool_size,
     device_memory,
     eviction_note,
+    frames_wanted,
     rounded_up_to_step,
 )
 from causalcine_jax.film.rollout_functions import RolloutFunctions
@@ -63,6 +64,16 @@ def test_a_device_that_tells_counts_what_is_left(monkeypatch):
         check_room(401)
     with pytest.raises(UsageError, match=r"room for 400: make fewer films at once \(batch\), keep"):
         check_room(401, batched=True)
+    with pytest.raises(UsageError, match=r"keep less of it \(pool_frames, pool_gb\), use"):
+        check_room(401)
+
+
+@pytest.mark.parametrize(
+    "memory", [MemoryConfig(memory_frames=0), MemoryConfig(memory_frames=3, sink_frames=3)]
+)
+def test_memory_that_reaches_no_older_frame_needs_the_smallest_pool(memory):
+    assert frames_wanted(memory, 3, film_chunks=100) == memory.smallest_pool(3)
+    assert eviction_note(9, memory, fps=16) is None
 
 
 def test_a_plan_says_how_many_frames_a_size_holds():

@@ -122,6 +122,25 @@ def test_a_base_that_cannot_be_is_named(base, student, tmp_path):
     )
 
 
+def test_metadata_of_other_types_is_refused_before_anything_is_loaded(tmp_path):
+    said = {
+        "video": {"width": "80"},
+        "sampler": {"step_list": 7},
+        "memory": {"window_chunks": 2.5, "route_clean": "no", "sink_frame": 3},
+    }
+    (tmp_path / "metadata.json").write_text(json.dumps(said))
+    with pytest.raises(DataError) as error:
+        model_defaults(tmp_path)
+    for fault in (
+        "metadata.json: metadata: video: width must be a whole number or nothing, not '80'",
+        "sampler: step_list must be a list of finite numbers or nothing, not 7",
+        "memory: unknown key 'sink_frame', did you mean 'sink_frames'?",
+        "memory: window_chunks must be a whole number, not 2.5",
+        "memory: route_clean must be true or false, not 'no'",
+    ):
+        assert fault in str(error.value)
+
+
 def test_the_student_is_the_default_where_it_is_there(
     embedded, base, student, tmp_path, monkeypatch
 ):

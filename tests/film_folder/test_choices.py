@@ -187,6 +187,8 @@ def test_a_rollout_of_another_model_is_taken_whole_and_changed_by_flags(model):
     recipe = Recipe(STORY, FilmRecord(memory=MemoryConfig("none", 1, 0)))
     asked = decide(recipe, model, Choices(rollout_of="memflow", window_chunks=3)).memory
     assert asked == replace(ROLLOUTS["memflow"].memory, window_chunks=3)
+    with pytest.raises(UsageError, match="--memory-frames must be at least 3: the film's first 3"):
+        decide(recipe, model, Choices(rollout_of="memflow", memory_frames=2))
 
 
 def test_a_whole_film_is_one_chunk_of_one_shot(model):
@@ -298,8 +300,9 @@ def test_flags_without_effect_are_noted(model):
         "note: guidance is 1, so --negative has no effect: choose another --guidance",
     )
     assert not notes(guidance=2.0, negative="night") and not notes(guidance=1.0)
-    (note,) = notes(policy="none", eviction="least_retrieved")
-    assert "so --eviction least_retrieved has no effect" in note
+    for policy in ("none", "camr"):
+        (note,) = notes(policy=policy, memory_frames=0, eviction="least_retrieved")
+        assert "so --eviction least_retrieved has no effect" in note
     assert not notes(policy="camr", memory_frames=6, eviction="least_retrieved")
     (note,) = notes(policy="camr", memory_frames=100_000)
     assert "memory retrieves 100000 frames, more than the film's 6 latent ones" in note

@@ -121,6 +121,9 @@ def test_the_api_page_has_every_public_name():
     page = text(Path("docs/api.md"))
     public = set(causalcine_jax.__all__) - {"__version__"}
     assert not {name for name in public if not re.search(rf"\.{name}$", page, re.MULTILINE)}
+    first = set(re.findall(r"^\.\. auto.*\.(\w+)$", page.split("\n## ")[1], re.MULTILINE))
+    assert {"Director", "Chunk"} <= first <= public
+    assert all(hasattr(causalcine_jax, name) for name in public)
 
 
 def test_the_grammar_of_captions_is_the_one_that_films_are_written_in():

@@ -136,6 +136,8 @@ def test_a_policy_may_ask_by_the_prompt_or_by_the_newest_frame():
     assert retrieved("alike") == [2]
     assert retrieved("camr", memory_frames=2, sink_frames=1) == [1, 0]
     assert retrieved("prompt", prompt, memory_frames=3, sink_frames=2) == [4, 1, 0]
+    assert MemoryConfig(memory_frames=2, sink_frames=1).first_frames == 1
+    assert MemoryConfig("none", memory_frames=2, sink_frames=1).first_frames == 0
     with pytest.raises(UsageError, match="sink_frames must be between 0 and memory_frames 1"):
         MemoryConfig(memory_frames=1, sink_frames=2)
 

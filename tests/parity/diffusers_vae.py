@@ -29,9 +29,9 @@ WAN_LIKE = VAEConfig(dim=8)
 TIME_FIRST = VAEConfig(
     dim=6,
     z_dim=5,
-    dim_mult=(1, 2, 2),
+    dim_mult=(1, 2, 2, 2),
     num_res_blocks=2,
-    temperal_downsample=(True, False),
+    temperal_downsample=(True, True, False),
     mean=(0.0,) * 5,
     std=(1.0,) * 5,
 )

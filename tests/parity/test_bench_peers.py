@@ -14,13 +14,13 @@ TINY = Preset(
     TransformerConfig(
         dim=32, ffn_dim=64, num_heads=2, num_layers=2, text_dim=16, text_len=8, freq_dim=16
     ),
-    VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16),
+    VAEConfig(4, 16, (1, 1, 1), 1, (True, True), mean=(0.0,) * 16, std=(1.0,) * 16),
     TextEncoderConfig(vocab_size=160, dim=16, dim_attn=16, dim_ffn=16, num_heads=2, num_layers=1),
     shift=3.0,
     guidance=2.0,
     negative="",
-    height=8,
-    width=16,
+    height=16,
+    width=32,
 )
 
 

@@ -39,7 +39,7 @@ CASES = {
     "uneven vae": (
         "vae",
         VAE,
-        VAEConfig(dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temperal_downsample=(True, False)),
+        VAEConfig(4, 16, (1, 2, 4, 4), 1, (True, False, True)),
         tables.VAE,
         None,
     ),

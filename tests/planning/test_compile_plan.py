@@ -117,9 +117,9 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
 
 @pytest.mark.usefixtures("here")
 def test_a_rollouts_moves_are_compiled_and_reported_per_chunk(tmp_path):
-    vae = VAEConfig(2, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
+    vae = VAEConfig(2, 16, (1, 1, 1), 1, (True, True), mean=(0.0,) * 16, std=(1.0,) * 16)
     config = tiny_config(tmp_path, sample=SampleConfig(steps=2, guidance=3.0), vae=vae)
-    plan = compile_plan(config, "here", frames=9, size=(8, 8), rollout=PoolConfig(9))
+    plan = compile_plan(config, "here", frames=9, size=(16, 16), rollout=PoolConfig(9))
     assert [one.name for one in plan.accounts] == ["denoise", "commit", "decode"] and plan.fits
     denoise, commit, _ = plan.accounts
     tokens, heads_times_channels = 9 * 4, 24
@@ -141,7 +141,7 @@ def test_a_rollouts_moves_are_compiled_and_reported_per_chunk(tmp_path):
     assert "seconds_per_step" not in report
     assert bound == sum(
         one.roofline.bound for one in plan.accounts
-    ) and "a chunk of 6 video frames, at peak: at least" in table(plan)
+    ) and "a chunk of 12 video frames, at peak: at least" in table(plan)
 
 
 @pytest.mark.parametrize(("place", "embeddings"), [("device", False), ("host", True)])

@@ -51,8 +51,8 @@ ROLLOUT_SIZES = TransformerConfig(
 VAE_SMALL = VAEConfig(
     dim=2,
     z_dim=3,
-    dim_mult=(1, 2),
-    temperal_downsample=(True,),
+    dim_mult=(1, 1, 2),
+    temperal_downsample=(True, True),
     mean=(0.1, 0.2, 0.3),
     std=(1.0, 2.0, 3.0),
 )

@@ -193,7 +193,7 @@ def test_muon_takes_a_convolution_as_one_matrix():
     vae = {
         "vae": jax.eval_shape(
             lambda: VAE(
-                VAEConfig(dim=8, dim_mult=(1, 1), num_res_blocks=1, temperal_downsample=(True,)),
+                VAEConfig(8, 16, (1, 1, 1), 1, (True, True)),
                 key=jax.random.key(0),
             )
         )

@@ -126,6 +126,8 @@ def _with_copies(values, stored, source: Int[Array, " br"], missing: Bool[Array,
 
     Only the missing frames are read.
     """
+    if not missing.size:  # the loop's body is traced even so
+        return values
     place = jnp.argsort(~missing.reshape(-1), stable=True)
 
     def copied(turn, values):

@@ -60,6 +60,7 @@ class _Loaded:
     vae          that made the films; None if this installation has none
     visits       what changes a record of the store, or of trajectories over it
     null_prompt  token ids of what the teacher's guidance steers away from
+    notes        for the log
     """
 
     config: TrainConfig
@@ -69,6 +70,7 @@ class _Loaded:
     store: LatentStore | MixedStore
     visits: list[Visit]
     null_prompt: tuple[int, ...]
+    notes: tuple[str, ...]
 
 
 def student_stage(config: TrainConfig) -> Stage:
@@ -125,7 +127,7 @@ def _load(config: TrainConfig) -> _Loaded:
     text_encoder = None
     if not config.data.embeddings:
         text_encoder = load_text_encoder(teacher_folder, dtype, mesh=mesh)
-    check_recorded(config, text_encoder, mesh)
+    notes = check_recorded(config, text_encoder, mesh)
     teacher = load_transformer(teacher_folder, mesh=mesh)
     student = load_transformer(student_folder, mesh=mesh) if config.init else teacher
     check_same_sizes(teacher, teacher_folder, student, student_folder)
@@ -146,6 +148,7 @@ def _load(config: TrainConfig) -> _Loaded:
         store=store,
         visits=visits_of(config, store, tokenizer),
         null_prompt=tuple(null_prompt(config, tokenizer, store.spec.text_len).tolist()),
+        notes=notes,
     )
 
 
@@ -162,7 +165,7 @@ def _stage(loaded: _Loaded, store: LatentStore | MixedStore) -> Stage:
         sample=sample,
         bad=lambda: len(loader.bad_records),
         of_each_size=loader.of_each_size,
-        notes=(films_note(config, films), *notes),
+        notes=(films_note(config, films), *loaded.notes, *notes),
     )
 
 

@@ -21,14 +21,19 @@ from causalcine_jax.training.stages import build
 from causalcine_jax.training.stages.autoencoder import autoencoder_loss, picture_critic_loss
 from causalcine_jax.training.stages.build import make_stage
 
-SIZES = VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
+SIZES = VAEConfig(4, 16, (1, 1, 1), 1, (True, True), mean=(0.0,) * 16, std=(1.0,) * 16)
 PARTS = ("encoder", "conv1", "conv2", "decoder")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def vae():
+    return jax.jit(lambda: VAE(SIZES, key=jax.random.key(1)))()
+
+
+@pytest.fixture(scope="module")
+def model(vae, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae") / "model"
-    save_model(folder, vae=jax.jit(lambda: VAE(SIZES, key=jax.random.key(1)))())
+    save_model(folder, vae=vae)
     return folder
 
 
@@ -59,15 +64,11 @@ def changed(one: VAE, other: VAE) -> set[str]:
     return {part for part in PARTS if not same(part)}
 
 
-@pytest.mark.parametrize(
-    ("part", "learns"),
-    [("all", {*PARTS}), ("encoder", {"encoder", "conv1"}), ("decoder", {"conv2", "decoder"})],
-)
+@pytest.mark.parametrize(("part", "learns"), [("all", {*PARTS}), ("encoder", {"encoder", "conv1"})])
 def test_only_the_part_that_is_named_learns(model, tmp_path, monkeypatch, part, learns):
     vae = trained(model, tmp_path / "out", monkeypatch, train=part)
     assert changed(load_vae(model), vae) == learns
-    # With a fixed encoder, stores of its latents are still those of this VAE.
-    assert (vae_hash(vae) == vae_hash(load_vae(model))) == (part == "decoder")
+    assert vae_hash(vae) != vae_hash(load_vae(model))
 
 
 def test_parts_that_cannot_be_are_refused():
@@ -98,6 +99,8 @@ def test_parts_that_cannot_be_are_refused():
 def test_a_critic_and_noise_train_the_decoder_alone(model, tmp_path, monkeypatch):
     vae = trained(model, tmp_path / "out", monkeypatch, train="decoder", noise=0.5, adversarial=0.1)
     assert changed(load_vae(model), vae) == {"conv2", "decoder"}
+    # With a fixed encoder, stores of its latents are still those of this VAE.
+    assert vae_hash(vae) == vae_hash(load_vae(model))
     *_, record = map(json.loads, (tmp_path / "out" / "metrics.jsonl").read_text().splitlines())
     assert {"adversarial", "critic_loss", "critic_lr", "logit_true", "r1"} <= record.keys()
     # Untrained, it is at chance: log 2 for either kind of clip.
@@ -108,9 +111,8 @@ def test_a_critic_and_noise_train_the_decoder_alone(model, tmp_path, monkeypatch
     ]
 
 
-def test_a_critic_learns_to_tell_clips_from_decoded_ones():
+def test_a_critic_learns_to_tell_clips_from_decoded_ones(vae):
     video = jax.random.uniform(jax.random.key(0), (2, 5, 16, 24, 3), minval=-1)
-    vae = jax.jit(lambda: VAE(SIZES, key=jax.random.key(1)))()
     critic, config = PatchCritic(8, key=jax.random.key(2)), AutoencoderConfig(adversarial=0.1)
     optimizer = optax.adam(1e-2)
 
@@ -137,9 +139,8 @@ def test_a_critic_learns_to_tell_clips_from_decoded_ones():
     )
 
 
-def test_noise_is_in_units_of_each_channels_std():
+def test_noise_is_in_units_of_each_channels_std(vae):
     video = jax.random.uniform(jax.random.key(0), (1, 1, 16, 24, 3), minval=-1)
-    vae = jax.jit(lambda: VAE(SIZES, key=jax.random.key(1)))()
     loss = jax.jit(autoencoder_loss, static_argnums=3)
     of = lambda vae, noise: float(
         loss(vae, video, jax.random.key(3), AutoencoderConfig(noise=noise))[1]["l1"]

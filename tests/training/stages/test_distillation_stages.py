@@ -3,6 +3,7 @@
 The real sizes are traced as shapes.
 """
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from repository import ROOT
 from tiny_models import mesh_of_nothing, random_weights
 from tiny_training import tiny_config, tiny_store
 
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, save_model
 from causalcine_jax.convert.metadata import base_entry, base_of
 from causalcine_jax.errors import DataError, UsageError
@@ -269,6 +271,23 @@ def test_what_models_say_of_themselves_must_be_what_the_config_says(base, store,
         chunk_frames=3,
     )
     make_stage(config_of("dmd", fits, store, init=str(fits)))
+
+
+def test_a_student_may_choose_its_frames_by_another_policy_than_its_teacher(tmp_path):
+    memory = MemoryConfig("camr", window_chunks=1, memory_frames=2)
+    folder = model_folder(tmp_path / "teacher", memory=asdict(memory))
+    notes = lambda policy: check_recorded(
+        config_of("dmd", folder, None, memory=replace(memory, policy=policy)),
+        None,
+        None,
+    )
+    assert notes("camr") == ()
+    assert notes("attended") == (
+        f"note: teacher {folder} was made with memory.policy 'camr', "
+        "and the student learns with 'attended'",
+    )
+    with pytest.raises(UsageError, match=r"memory\.policy 'camr', not 'none'"):
+        notes("none")
 
 
 def test_text_encoders_of_equal_files_are_not_loaded_to_be_compared(

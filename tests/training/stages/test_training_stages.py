@@ -225,7 +225,7 @@ def test_clips_are_split_between_processes_and_resume():
 
 def test_the_autoencoder_stage_leaves_a_vae_with_measured_latents(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "STATISTICS_BATCHES", 2)
-    sizes = VAEConfig(4, 16, (1, 1), 1, (True,), mean=(0.0,) * 16, std=(1.0,) * 16)
+    sizes = VAEConfig(4, 16, (1, 1, 1), 1, (True, True), mean=(0.0,) * 16, std=(1.0,) * 16)
     config = tiny_config(
         tmp_path,
         stage="autoencoder",
