@@ -3,6 +3,7 @@
 Tree mode is the coming default of flax NNX.
 """
 
+import gc
 import os
 import sys
 
@@ -26,6 +27,8 @@ from causalcine_jax.utils.compile_cache import keep_compiled
 
 # For this process and those that tests start, now and later: each program is compiled once.
 keep_compiled()
+# Tracing makes many objects, and nearly all of them live until it ends: look for garbage seldom.
+gc.set_threshold(50_000, 20, 10)
 
 
 def pytest_addoption(parser):
@@ -33,8 +36,7 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _numerics_and_tree_mode():
-    jax.config.update("jax_default_matmul_precision", "highest")
+def _tree_mode():
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
 
@@ -52,6 +54,10 @@ def browser():
         pytest.skip(lacks)
     with chromium() as shown:
         yield shown
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays
 
 
 def pytest_collection_modifyitems(items):

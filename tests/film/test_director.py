@@ -1,6 +1,7 @@
 """The director: each chunk's prompt, shots added while it streams, and a film of a tiny model."""
 
 import dataclasses
+import gc
 import threading
 from threading import Event
 from types import SimpleNamespace
@@ -424,6 +425,7 @@ def test_memory_stays_flat_however_often_a_film_is_taken_back(model):
     for take in range(4):
         director.retake("s2", seed=take)
         list(director)
+        gc.collect()
         held.append(sum(array.nbytes for array in jax.live_arrays()))
     assert held[-1] == held[1]
 
@@ -543,5 +545,6 @@ def test_a_film_that_goes_on_keeps_no_more_arrays_on_the_device():
     counts = []
     for _ in range(6):
         next(director)
+        gc.collect()
         counts.append(len(jax.live_arrays()))
     assert counts[2] == counts[5] and len(director._rollout.kept_chunks()) == 6

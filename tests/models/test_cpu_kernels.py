@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -207,11 +208,20 @@ def test_a_field_grows_in_few_steps_of_whole_chunks():
     assert field_steps(2, 3) == [2]
 
 
-def test_kernels_are_made_once_and_damaged_ones_again(made, unmade):
+def test_kernels_are_made_once_and_damaged_ones_again(made, unmade, monkeypatch):
+    """Also where two processes, here threads, start together."""
+    monkeypatch.setattr(cpu_kernels, "FLAGS", (*cpu_kernels.FLAGS, "-O0"))  # quick to make
     compiler = next(filter(None, map(shutil.which, cpu_kernels.COMPILERS)))
     file = cpu_kernels._folder() / f"kernels-{cpu_kernels._fingerprint(compiler)}.so"
     file.write_bytes(b"no library")
-    assert cpu_kernels._library(compiler).causalcine_rows() == made.rows
+    compiled, compile_ = [], cpu_kernels._compile
+    monkeypatch.setattr(
+        cpu_kernels, "_compile", lambda *given: compiled.append(given) or compile_(*given)
+    )
+    with ThreadPoolExecutor(2) as both:
+        for library in both.map(cpu_kernels._library, [compiler] * 2):
+            assert library.causalcine_rows() == made.rows
+    assert compiled == [(compiler, file)]
     size, written = file.stat().st_size, file.stat().st_mtime_ns
     assert size > 1000 and list(unmade.iterdir()) == [file]
     assert (

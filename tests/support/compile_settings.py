@@ -23,10 +23,17 @@ def gpu_alone(words: list[str]) -> bool:
 
 
 def set_up(words: list[str]) -> None:
-    """Sets the environment's variables, before jax is imported."""
-    if gpu_alone(words):
-        tune_compiler()
-        return
-    # All other tests run on the CPU, also where there is a GPU: they are many, in many processes.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
+    """Sets the environment's variables, before jax is imported: also for processes of tests.
+
+    Commands call `tune_compiler`. It must find its settings here, else a program that a command
+    compiles has another key in the cache than the same program of a test.
+    """
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    # Each operation of a program would be written with the lines of Python that led to it.
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+    if not gpu_alone(words):
+        # They run on the CPU, also where there is a GPU: they are many, in many processes.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault("JAX_OPTIMIZATION_LEVEL", "UNKNOWN")  # jax's default
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
+    tune_compiler()

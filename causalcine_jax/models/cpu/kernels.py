@@ -18,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,11 +229,27 @@ def _loaded() -> Kernels | str:
 def _library(compiler: str) -> ctypes.CDLL:
     """Loads the compiled file; compiles it if it is missing or damaged."""
     file = _folder() / f"kernels-{_fingerprint(compiler)}.so"
-    if file.exists():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL(str(file))
+    with _alone(file.parent):
+        with contextlib.suppress(OSError):  # another process made it meanwhile
             return ctypes.CDLL(str(file))
-    _compile(compiler, file)
+        _compile(compiler, file)
     return ctypes.CDLL(str(file))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process compiles for `folder`; goes on where no lock is possible."""
+    import fcntl  # other systems lack it
+
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _folder() -> Path:
@@ -267,18 +284,11 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _compile(compiler: str, file: Path) -> None:
-    """Compiles the kernels to an atomic `file`: processes that start together each write one."""
+    """Compiles the kernels to an atomic `file`."""
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
         made = Path(scratch) / file.name
-        command = [
-            compiler,
-            *FLAGS,
-            *FOR_THIS_CPU,
-            f"-I{jax.ffi.include_dir()}",
-            str(HERE / "kernels.cc"),
-            "-o",
-            str(made),
-        ]
+        include, source = f"-I{jax.ffi.include_dir()}", str(HERE / "kernels.cc")
+        command = [compiler, *FLAGS, *FOR_THIS_CPU, include, source, "-o", str(made)]
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
         )
