@@ -2,10 +2,8 @@
 
 import dataclasses
 import errno
-import os
+import runpy
 import shutil
-import subprocess
-import sys
 
 import einops
 import jax
@@ -13,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from repository import ROOT
+from tiny_models import random_weights
+from tiny_worlds import TINY, paint_few, tiny_worker
 
 from causalcine_jax.convert import save_model
 from causalcine_jax.data import encode_command, latent_writer
 from causalcine_jax.data.encode import (
+    Paint,
     StoryWorldFilms,
     UnencodedFilm,
     encode_films,
@@ -35,24 +36,12 @@ from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import VAEConfig
 from causalcine_jax.storyworld import (
     VOCABULARY,
-    WorldConfig,
     render,
     sample_story,
     scene_parameters,
 )
 from causalcine_jax.utils import output
 
-TINY = WorldConfig(
-    48,
-    80,
-    18,
-    min_shots=3,
-    max_shots=4,
-    min_shot_chunks=1,
-    max_shot_chunks=3,
-    late_chunk=1,
-    window_chunks=1,
-)
 CONFIG = VAEConfig(
     dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1, mean=(0.1,) * 16, std=(2.0,) * 16
 )
@@ -60,7 +49,7 @@ CONFIG = VAEConfig(
 
 @pytest.fixture(scope="module")
 def vae():
-    return jax.jit(lambda key: VAE(CONFIG, key=key))(jax.random.key(0))
+    return random_weights(lambda key: VAE(CONFIG, key=key), 0)
 
 
 class PoolingVAE(VAE):
@@ -93,7 +82,10 @@ def model(vae, tmp_path):
 
 @pytest.fixture
 def tiny_world(monkeypatch):
+    """Short films in few shapes. `TINY` as it is painted: test_the_store_holds_what_..."""
     monkeypatch.setitem(encode_command.WORLDS, "tiny", lambda: TINY)
+    monkeypatch.setattr(Paint, "__call__", paint_few)
+    monkeypatch.setattr(encode_command, "_worker", tiny_worker)
 
 
 def spec_of(vae, tokenizer, films: int, seed: int = 3):
@@ -108,7 +100,7 @@ def test_the_store_holds_what_the_vae_and_the_tokenizer_give(vae, tokenizer, tmp
     encode_films(vae, tokenizer, source, writer, batch=1, on_progress=written.append)
     store = writer.finish()
     assert written == [1] and len(store) == 1
-    assert store.spec.source["seed"] == 3 and store.spec.shapes()["latents"] == (18, 6, 10, 16)
+    assert store.spec.source["seed"] == 3 and store.spec.shapes()["latents"] == (12, 6, 10, 16)
     story = sample_story(3, 0, TINY)
     video = render(scene_parameters(story), TINY.height, TINY.width)
     record = store[0]
@@ -218,10 +210,12 @@ def test_a_bad_request_names_all_its_faults(tmp_path):
         EncodeConfig(tmp_path, tmp_path, world="bass", seed=-1, films=0, processes=0)
 
 
-def test_two_processes_encode_one_store(model, tmp_path):
-    config = EncodeConfig(model, tmp_path / "films", films=2, films_per_shard=1, processes=2)
+def test_two_processes_encode_one_store(model, tiny_world, tmp_path):
+    config = EncodeConfig(
+        model, tmp_path / "films", "tiny", films=2, films_per_shard=1, processes=2
+    )
     store = encode_storyworld(config, progress=False)
-    assert len(store) == 2 and store[1]["latents"].shape == (30, 6, 10, 16)
+    assert len(store) == 2 and store[1]["latents"].shape == (12, 6, 10, 16)
     assert not np.array_equal(store[0]["latents"], store[1]["latents"])
 
 
@@ -271,8 +265,8 @@ def test_absurd_numbers_end_in_one_line(model, tiny_world, tmp_path):
     for _ in range(2):
         with pytest.raises(DataError, match=r"not enough room on the disk: .* needs up to"):
             encode_storyworld(absurd, progress=False)
-    films = EncodeConfig(model, tmp_path / "films", "tiny", films=2, batch=10**11)
-    assert len(encode_storyworld(films, progress=False)) == 2
+    films = EncodeConfig(model, tmp_path / "films", "tiny", films=1, batch=10**11)
+    assert len(encode_storyworld(films, progress=False)) == 1
 
 
 def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(
@@ -296,16 +290,16 @@ def test_a_stop_keeps_the_films_and_a_small_disk_is_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"films", "model"}
 
 
-def test_the_command(model, tmp_path):
+def test_the_command(model, tiny_world, tmp_path, monkeypatch, capsys):
     out = tmp_path / "films"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
-    def encode(*flags):
-        command = [sys.executable, ROOT / "launch" / "encode.py", *flags]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    def encode(*words) -> int:
+        monkeypatch.setattr("sys.argv", ["encode.py", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "launch/encode.py"), run_name="__main__")
+        return ended.value.code
 
-    done = encode("--model", model, "--out", out, "--films", "1")
-    assert done.returncode == 0, done.stderr
-    assert "1 films encoded" in done.stdout and len(LatentStore.open(out)) == 1
-    failed = encode("--model", tmp_path, "--out", tmp_path / "other")
-    assert failed.returncode == 1 and failed.stderr.startswith("error: no .safetensors")
+    assert encode("--model", model, "--out", out, "--world", "tiny", "--films", 1) == 0
+    assert "1 films encoded" in capsys.readouterr().out and len(LatentStore.open(out)) == 1
+    assert encode("--model", tmp_path, "--out", tmp_path / "other") == 1
+    assert capsys.readouterr().err.startswith("error: no .safetensors")

@@ -41,6 +41,9 @@ CONFIG = TransformerConfig(
 KERNEL = dataclasses.replace(CONFIG, dim=96)
 CLEAN = dataclasses.replace(CONFIG, predicts="clean")
 HEIGHT, WIDTH, BATCH = 4, 6, 2
+# Tests that take the same shapes, memory and kind of times share a program.
+MEMORY = MemoryConfig(window_chunks=1, memory_frames=2)
+TIMES = jnp.asarray([300.0, 900.0])
 
 
 # Eager JAX compiles every small operation of its own; one jit each keeps these tests quick.
@@ -136,26 +139,26 @@ def test_rollout_of_true_chunks_equals_packed_pass(
         pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
         context = embed(model, pick)
         part = slice(i * chunk_frames, (i + 1) * chunk_frames)
-        number = i + (chunks - 1 if route_clean else 0)
-        # Under the same indices: top-k is discontinuous. A short pool pads its fields as the packed
-        # history does.
-        chosen = field_of(whole.field, number) if route_clean else None
+        passes = PassConfig(memory, chunk_frames)
+        tapped = dataclasses.replace(passes, features=tuple(range(CONFIG.num_layers)))
         noisy_chunk = segment(noisy[:, part], 600.0, i)
-        forced_chunk = dataclasses.replace(noisy_chunk, field=chosen)
-        passes = PassConfig(memory, chunk_frames, features=tuple(range(CONFIG.num_layers)))
-        out = pass_of(model, forced_chunk, context, passes, history=cache)
+        out = pass_of(model, noisy_chunk, context, tapped, history=cache, keep_field=True)
+        expected = field_of(whole.field, i + (chunks - 1 if route_clean else 0))
+        assert jnp.array_equal(
+            jnp.sort(out.field.frame, -1)[..., -expected.frame.shape[-1] :],
+            jnp.sort(expected.frame, -1),
+        )
         for layer in range(CONFIG.num_layers):
             assert relative(out.features[layer], whole.features[layer][:, i : i + 1]) <= 1e-5, (
                 layer,
                 i,
             )
         assert relative(out.velocity, whole.velocity[:, part]) <= 1e-5
-        free = pass_of(model, noisy_chunk, context, passes, history=cache, keep_field=True).field
-        expected = field_of(whole.field, number)
-        assert jnp.array_equal(
-            jnp.sort(free.frame, -1)[..., -expected.frame.shape[-1] :], jnp.sort(expected.frame, -1)
-        )
-        if route_clean and i < chunks - 1:
+        if i == chunks - 1:
+            break
+        if route_clean:
+            # Under the same indices: top-k is discontinuous. A short pool pads its fields as the
+            # packed history does.
             clean_chunk = segment(clean[:, part], 0.0, i)
             clean_chunk = dataclasses.replace(clean_chunk, field=field_of(whole.field, i))
             made = pass_of(model, clean_chunk, context, passes, history=cache, keep_kv=True)
@@ -211,41 +214,31 @@ def test_an_input_skip_adds_a_gated_product_of_the_patches():
 
 
 def test_a_cache_of_clean_chunks_replaces_the_clean_stream():
-    memory = MemoryConfig(window_chunks=1, memory_frames=2)
     model = random_model()
     clean, noisy, text, shot = film(4, 3)
     cache = KVCache.empty(CONFIG, BATCH, 12, HEIGHT * WIDTH // 4)
     for i in range(4):
         pick = jnp.take_along_axis(text, shot[:, i, None, None, None], axis=1)
         cache = commit(
-            model, cache, clean[:, 3 * i : 3 * i + 3], embed(model, pick), i, memory=memory
+            model, cache, clean[:, 3 * i : 3 * i + 3], embed(model, pick), i, memory=MEMORY
         )
-    t = jnp.asarray([300.0, 900.0])
-    with_stream = forced(model, clean, noisy, t, text, shot, PassConfig(memory))
-    with_cache = pool_forced(model, cache, noisy, t, text, shot, PassConfig(memory))
+    with_stream = forced(model, clean, noisy, TIMES, text, shot, PassConfig(MEMORY))
+    with_cache = jax.jit(pool_forced, static_argnames="config")(
+        model, cache, noisy, TIMES, text, shot, config=PassConfig(MEMORY)
+    )
     assert relative(with_cache, with_stream) <= 1e-5
 
 
 def test_the_future_and_the_own_clean_copy_are_invisible():
     """Paper 3.2: noisy chunk i sees clean chunks before i and itself, nothing else."""
-    memory = MemoryConfig(window_chunks=1, memory_frames=3)
     model = random_model()
     clean, noisy, text, shot = film(4, 3)
-    base = forced(model, clean, noisy, 500.0, text, shot, PassConfig(memory))
-    changed = forced(
-        model,
-        clean.at[:, 6:].add(1.0),
-        noisy.at[:, 9:].add(1.0),
-        500.0,
-        text,
-        shot,
-        PassConfig(memory),
-    )
+    run = lambda *inputs: forced(model, *inputs, shot, PassConfig(MEMORY))
+    base = run(clean, noisy, TIMES, text)
+    changed = run(clean.at[:, 6:].add(1.0), noisy.at[:, 9:].add(1.0), TIMES, text)
     assert jnp.array_equal(base[:, :9], changed[:, :9])
     assert relative(changed[:, 9:], base[:, 9:]) > 1e-3
-    other_shot = forced(
-        model, clean, noisy, 500.0, text.at[:, 1].add(1.0), shot, PassConfig(memory)
-    )
+    other_shot = run(clean, noisy, TIMES, text.at[:, 1].add(1.0))
     assert jnp.array_equal(base[:, :6], other_shot[:, :6])
 
 
@@ -260,7 +253,7 @@ def test_segments_in_small_groups_and_remat_change_nothing():
             500.0,
             text,
             shot,
-            PassConfig(MemoryConfig(memory_frames=2, window_chunks=1), **how),
+            PassConfig(MEMORY, **how),
         )
         ** 2
     )
@@ -293,19 +286,18 @@ def test_layers_recomputed_in_groups_give_the_same_values_taps_and_gradients():
 
 def test_policies_and_positions_differ_only_where_memory_reaches():
     model = random_model()
-    clean, noisy, text, shot = film(6, 3)
-    base = MemoryConfig(window_chunks=1, memory_frames=2)
-    run = lambda memory: forced(model, clean, noisy, 500.0, text, shot, PassConfig(memory))
-    camr = run(base)
+    clean, noisy, text, shot = film(4, 3)
+    run = lambda memory: forced(model, clean, noisy, TIMES, text, shot, PassConfig(memory))
+    camr = run(MEMORY)
     for other in ("sink", "none"):
-        out = run(dataclasses.replace(base, policy=other))
+        out = run(dataclasses.replace(MEMORY, policy=other))
         assert (
             relative(out[:, :6], camr[:, :6]) <= 1e-6
         )  # chunks 0 and 1: the window is the whole history
-        assert relative(out[:, 12:], camr[:, 12:]) > 1e-4
-    absolute = run(dataclasses.replace(base, positions="absolute"))
+        assert relative(out[:, 9:], camr[:, 9:]) > 1e-4
+    absolute = run(dataclasses.replace(MEMORY, positions="absolute"))
     assert relative(absolute[:, :6], camr[:, :6]) <= 1e-6
-    assert relative(absolute[:, 12:], camr[:, 12:]) > 1e-4
+    assert relative(absolute[:, 9:], camr[:, 9:]) > 1e-4
 
 
 def test_equality_holds_over_four_hundred_chunks_of_history():
@@ -376,37 +368,28 @@ def test_equality_holds_over_four_hundred_chunks_of_history():
 
 
 def test_some_noisy_chunks_alone_are_those_of_the_whole_pass():
-    memory = MemoryConfig(window_chunks=1, memory_frames=2)
-    model = random_model()
+    model, passes = random_model(), PassConfig(MEMORY)
     clean, noisy, text, shot = film(4, 3)
-    whole = forced(model, clean, noisy, 500.0, text, shot, PassConfig(memory))
-    assert (
-        relative(
-            forced(model, clean, noisy[:, 6:], 500.0, text, shot, PassConfig(memory)), whole[:, 6:]
-        )
-        <= 1e-6
-    )
-    inner = jax.jit(functools.partial(teacher_forced, config=PassConfig(memory)))(
-        model, clean, noisy[:, 3:9], 500.0, text, shot, first=jnp.int32(1)
-    )
+    whole = forced(model, clean, noisy, TIMES, text, shot, passes)
+    last = forced(model, clean, noisy[:, 6:], TIMES, text, shot, passes)
+    assert relative(last, whole[:, 6:]) <= 1e-6
+    inner = forced(model, clean, noisy[:, 3:9], TIMES, text, shot, passes, first=jnp.int32(1))
     assert relative(inner, whole[:, 3:9]) <= 1e-6
     with pytest.raises(UsageError, match="clean has shape"):
-        teacher_forced(model, clean[:, 3:], noisy, 500.0, text, shot, PassConfig(memory))
+        teacher_forced(model, clean[:, 3:], noisy, TIMES, text, shot, passes)
 
 
 def test_noisy_causal_is_the_packed_pass_with_noisy_chunks_as_history():
-    memory = MemoryConfig(window_chunks=1, memory_frames=2)
     model = random_model()
     _, noisy, text, shot = film(4, 3)
-    t = jnp.asarray([300.0, 900.0])
-    alone = jax.jit(functools.partial(noisy_causal, config=PassConfig(memory)))(
-        model, noisy, t, text, shot
+    alone = jax.jit(functools.partial(noisy_causal, config=PassConfig(MEMORY)))(
+        model, noisy, TIMES, text, shot
     )
-    times, index = jnp.repeat(t[:, None], 4, axis=1), jnp.arange(4, dtype=jnp.int32)
+    times, index = jnp.repeat(TIMES[:, None], 4, axis=1), jnp.arange(4, dtype=jnp.int32)
     before = lambda a: jnp.concatenate([a[:, :3], a], axis=1)
     segments = Segments(
         jnp.concatenate([noisy[:, :9], noisy], axis=1), before(times),
         jnp.concatenate([index[:3], index]), before(shot), clean=3,
     )  # fmt: skip
-    same = pass_of(model, segments, dit.text_keys_values(model, text), PassConfig(memory)).velocity
+    same = pass_of(model, segments, dit.text_keys_values(model, text), PassConfig(MEMORY)).velocity
     assert relative(alone, same) <= 1e-5
