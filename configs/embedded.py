@@ -19,7 +19,8 @@
 
 The weights in the package did not begin with `first`: they began with a transformer of other
 latents. `beginnings` and `films_last` were each run several times (docs/lab.md). To go on from the
-weights in the package: --config.init=causalcine_jax/weights/storyworld.
+weights in the package: --config.init=causalcine_jax/weights/storyworld
+--config.memory.policy=attended.
 
 Why a montage: in a base film most chunks continue the one before, so the window explains them.
 The gradient that teaches a character's colour from memory is then a small part of the whole.
@@ -31,6 +32,7 @@ most chunks can copy their character from history, and few teach to draw it from
 
 import dataclasses
 
+from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError, nearest
 from causalcine_jax.presets import preset
 from causalcine_jax.training.config import (
@@ -162,6 +164,7 @@ def _student(name: str, **what) -> TrainConfig:
         train_text_encoder=False,
         transformer=EMBEDDED.transformer,
         text_encoder=EMBEDDED.text_encoder,
+        memory=MemoryConfig("attended"),
         self_forcing=SelfForcingConfig(shift=4.0, grad_frames=0),
         data=DataConfig(store=STORES, vae=VAE),
         checkpoint=CheckpointConfig(every=50, keep=2),
