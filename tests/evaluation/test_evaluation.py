@@ -8,18 +8,18 @@ import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from evaluation_films import SEED, WORLD, film, paint
+from evaluation_films import SEED, WORLD, film
 from PIL import Image
 from repository import ROOT
 from scipy.ndimage import gaussian_filter
+from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.evaluation.storyworld import free_films, pictures, recall
+from causalcine_jax.evaluation.storyworld import free_films, reading
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.config import TRAINING_SEED, EvaluationConfig
 from causalcine_jax.evaluation.storyworld.evaluate import (
@@ -173,6 +173,15 @@ def test_larger_films_are_read_as_if_small(judge):
         judge.read(np.zeros((2, 64, 80, 3), np.uint8))
 
 
+def test_shots_of_any_length_share_a_program_for_their_action(judge):
+    seen = judge.read(film(0)[1])
+    judge.action(seen)
+    compiled = reading._logits._cache_size()
+    for length in (24, 36, 60):
+        assert judge.action(seen.frames(range(length))) in CLASSES["action"]
+    assert reading._logits._cache_size() == compiled
+
+
 def test_the_character_found_in_hand_made_maps():
     """Two cells of the map, four frames.
 
@@ -295,25 +304,18 @@ def of_character_like(character):
 
 @pytest.fixture(scope="module")
 def tiny_model() -> Model:
-    keys = jax.random.split(jax.random.key(0), 3)
     flat = (0.0,) * 16
+    transformer = TransformerConfig(
+        dim=16, ffn_dim=16, num_heads=2, num_layers=1, text_dim=8, text_len=64, freq_dim=8
+    )
+    vae = VAEConfig(dim=2, dim_mult=(1, 1, 1, 1), num_res_blocks=1, mean=flat, std=(1.0,) * 16)
+    text = TextEncoderConfig(
+        vocab_size=1024, dim=8, dim_attn=8, dim_ffn=8, num_heads=1, num_layers=1
+    )
     return Model(
-        Transformer(
-            TransformerConfig(
-                dim=16, ffn_dim=16, num_heads=2, num_layers=1, text_dim=8, text_len=64, freq_dim=8
-            ),
-            key=keys[0],
-        ),
-        VideoVAE(
-            VAEConfig(dim=2, dim_mult=(1, 1, 1, 1), num_res_blocks=1, mean=flat, std=(1.0,) * 16),
-            key=keys[1],
-        ),
-        UMT5Encoder(
-            TextEncoderConfig(
-                vocab_size=1024, dim=8, dim_attn=8, dim_ffn=8, num_heads=1, num_layers=1
-            ),
-            key=keys[2],
-        ),
+        random_weights(lambda key: Transformer(transformer, key=key), 0),
+        random_weights(lambda key: VideoVAE(vae, key=key), 1),
+        random_weights(lambda key: UMT5Encoder(text, key=key), 2),
         word_tokenizer(VOCABULARY, 1024),
     )
 
@@ -321,9 +323,6 @@ def tiny_model() -> Model:
 @pytest.fixture(scope="module")
 def untrained(tiny_model, judge):
     """Recall and free films of an untrained model, on the real path from stories to verdicts."""
-    patch = pytest.MonkeyPatch()
-    for module in (recall, free_films, pictures):
-        patch.setattr(module, "true_film", paint)
     engine = BatchRollout(
         tiny_model, WORLD, SamplerConfig(solver="euler", steps=1, guidance=2.0), seed=3
     )
@@ -333,8 +332,7 @@ def untrained(tiny_model, judge):
     free = free_films.measure_free_films(
         engine, judge, 1, 3, {"camr": policies["camr"]}, films=2, progress=False
     )
-    yield engine, policies, measured, free
-    patch.undo()
+    return engine, policies, measured, free
 
 
 def test_an_untrained_model_recalls_nothing_and_the_judge_reads_the_truth(untrained):

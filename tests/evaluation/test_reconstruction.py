@@ -5,16 +5,17 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from evaluation_films import SEED, WORLD
 
 from causalcine_jax.evaluation.metrics.reconstruction import RoundTrip, edge_energy, reconstruction
 from causalcine_jax.evaluation.storyworld import round_trips as module
 from causalcine_jax.evaluation.storyworld.round_trips import round_trips
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.storyworld import WorldConfig, sample_story
+from causalcine_jax.storyworld import sample_story
 
 ANY_VAE = Mock(spec=VAE)  # `round_trip` is replaced
-STORIES = [sample_story(2, index, WorldConfig.base()) for index in range(2)]
+STORIES = [sample_story(SEED, index, WORLD) for index in range(2)]
 
 
 def test_edges_by_hand():

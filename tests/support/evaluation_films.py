@@ -4,6 +4,7 @@ Optimised programs paint them and read them: under conftest's flags, both would 
 """
 
 import functools
+import os
 
 import jax
 import numpy as np
@@ -18,6 +19,10 @@ from causalcine_jax.storyworld import (
 WORLD = WorldConfig.base()
 SEED = 31_337
 _OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
+if "xla_cpu_use_fusion_emitters" in os.environ.get(
+    "XLA_FLAGS", ""
+):  # later versions do not know it
+    _OPTIMISED["xla_cpu_use_fusion_emitters"] = True
 
 
 def _optimise(module, name: str, **how) -> None:

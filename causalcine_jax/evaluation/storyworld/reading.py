@@ -29,7 +29,7 @@ from causalcine_jax.evaluation.storyworld.judge import (
 from causalcine_jax.storyworld import SPECIES, WorldShot, WorldStory
 from causalcine_jax.utils.arrays import AnyArray
 
-BLOCK = 64  # frames read at once, so that one size compiles
+BLOCK = 64  # frames or clips read at once, so that one size compiles
 FOUND = 0.5  # mean probability from which on a character counts as found
 
 
@@ -139,7 +139,7 @@ class Judge:
     def read(self, video: UInt8[np.ndarray, "t h w 3"]) -> Reading:
         """Reads every frame."""
         video = shrink_to_judge(video)
-        padded = np.concatenate([video, np.repeat(video[-1:], -len(video) % BLOCK, axis=0)])
+        padded = _whole_blocks(video)
         blocks = [
             jax.device_get(_probabilities(self.params, padded[i : i + BLOCK]))
             for i in range(0, len(padded), BLOCK)
@@ -162,7 +162,8 @@ class Judge:
         cell = who.cells(reading).argmax(axis=1)
         motion = np.concatenate([_at(reading.motion, cell), judge.CELL_CENTRES[cell]], axis=-1)
         clips = motion[starts[:, None] + np.arange(0, CLIP_SPAN, CLIP_STRIDE)]
-        logits = np.asarray(judge.act(self.params, clips.astype(np.float32)))
+        padded = _whole_blocks(clips.astype(np.float32))
+        logits = np.asarray(_logits(self.params, padded))[: len(clips)]
         return CLASSES["action"][int(log_softmax(logits, axis=-1).mean(axis=0).argmax())]
 
 
@@ -215,6 +216,14 @@ def shrink_to_judge(video: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t
         return video
     cells = video.reshape(len(video), HEIGHT, factor, WIDTH, factor, 3)
     return (cells.mean(axis=(2, 4), dtype=np.float32) + 0.5).astype(np.uint8)
+
+
+def _whole_blocks(rows: np.ndarray) -> np.ndarray:
+    """The rows, and copies of the last one up to a multiple of BLOCK."""
+    return np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % BLOCK, axis=0)])
+
+
+_logits = jax.jit(judge.act)
 
 
 @jax.jit
