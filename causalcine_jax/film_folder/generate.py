@@ -136,17 +136,20 @@ def _generate(
     setup = decide(recipe, asked.model, choices)
     opened = opening(start, setup.story, setup.model) if start else None
     director = _director(setup, choices, opened, place)
-    begun = begun_with(director, opened.record if opened else None)
-    by_all(lambda: check_embeddings(film, begun))
-    of_start = (film.begun or begun).start
-    recorded_scale = None if choices.size else recipe.record.scale
-    scale = choices.scale or recorded_scale or viewing_scale(director.story.video.size[0])
-    by_first(lambda: _check_file(director, out, scale))
-    by_first(lambda: _clear(place))
-    if not setup.whole_film and not place.resume:
-        director.keep_in(journal_folder(out))
-        asked_for = dataclasses.replace(film, begun=begun)
-        by_first(lambda: save_request(out, asked_for))  # last: what has it can be resumed
+    with contextlib.ExitStack() as held:
+        held.callback(director.close)  # if filming cannot begin, the journal is free for the next
+        begun = begun_with(director, opened.record if opened else None)
+        by_all(lambda: check_embeddings(film, begun))
+        of_start = (film.begun or begun).start
+        recorded_scale = None if choices.size else recipe.record.scale
+        scale = choices.scale or recorded_scale or viewing_scale(director.story.video.size[0])
+        by_first(lambda: _check_file(director, out, scale))
+        by_first(lambda: _clear(place))
+        if not setup.whole_film and not place.resume:
+            director.keep_in(journal_folder(out))
+            asked_for = dataclasses.replace(film, begun=begun)
+            by_first(lambda: save_request(out, asked_for))  # last: what has it can be resumed
+        held.pop_all()
     if not is_first():
         for _ in director:  # this process's part of every chunk
             pass
