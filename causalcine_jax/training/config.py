@@ -77,6 +77,8 @@ class TrainConfig:
     new_latents      stage teacher_forcing, with init: its transformer goes on with the latents of
                      another VAE. The patch embedding and the head begin anew, with in_dim, out_dim,
                      patch_size and predicts of `transformer`
+    new_layers       the same, with so many more layers, spread over its depth. Each copies the one
+                     before it, and adds nothing until it is trained
     teacher          stages ode_init and dmd: the model that the student learns from; its text
                      encoder serves both. The fake score starts as the teacher, and so does the
                      student if `init` is empty
@@ -138,6 +140,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     new_latents: bool = False
+    new_layers: int = 0
     generator_start: int = 0
     matmul_precision: str = ""
 
@@ -145,11 +148,7 @@ class TrainConfig:
         raise_faults("config", self.faults())
 
     def faults(self) -> list[str]:
-        """Everything that is wrong; empty if nothing is.
-
-        A wrong type hides faults of range, and those hide faults between fields: they compare the
-        values.
-        """
+        """Everything that is wrong. A wrong type hides faults of range, and those hide others."""
         types = lambda: type_faults(self)
         for check in (types, self._range_faults, self._combination_faults):
             if found := [*check()]:
@@ -162,7 +161,7 @@ class TrainConfig:
         yield from choice_faults("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         yield from choice_faults("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
         yield from least_faults(self, _AT_LEAST_ONE, 1)
-        yield from least_faults(self, ("segments_at_once", "generator_start"), 0)
+        yield from least_faults(self, ("segments_at_once", "generator_start", "new_layers"), 0)
         yield from range_faults("caption_dropout", self.caption_dropout, 0, 1)
         if not self.out:
             yield "out must name a folder"
@@ -200,8 +199,11 @@ class TrainConfig:
                 yield "lora.rank needs init, the model that the adapters change"
         if self.facts.clips:
             yield from self.autoencoder.faults_beside(self.init, self.optim.weight_decay)
-        if self.new_latents and not (self.stage == "teacher_forcing" and self.init):
-            yield "new_latents needs stage teacher_forcing and init, the model that goes on"
+        for new in ("new_latents", "new_layers"):
+            if getattr(self, new) and not (self.stage == "teacher_forcing" and self.init):
+                yield f"{new} needs stage teacher_forcing and init, the model that goes on"
+            if getattr(self, new) and self.lora.rank:
+                yield f"{new} needs lora.rank=0: adapters leave the network itself fixed"
         if self.time.draws > 1 and self.stage != "teacher_forcing":
             yield "time.draws above 1 needs stage teacher_forcing"
         if self.time.own_history and self.stage != "teacher_forcing":
@@ -221,8 +223,6 @@ class TrainConfig:
             yield "data.chunks needs stage teacher_forcing or dmd"
         if self.lora.rank and "muon" in (self.optim.optimizer, self.critic_optim.optimizer):
             yield "lora.rank needs optimizer=adamw: muon has no rule for adapters"
-        if self.new_latents and self.lora.rank:
-            yield "new_latents needs lora.rank=0: adapters leave the first and the last layer fixed"
         if self.facts.student and not self.teacher:
             yield f"stage {self.stage} needs teacher, the model folder of a trained base model"
         if self.stage == "teacher_forcing" and not self.init:

@@ -39,6 +39,7 @@ FIXED = (
     "train_text_encoder",
     "init",
     "new_latents",
+    "new_layers",
     "teacher",
     "lora",
     "data",

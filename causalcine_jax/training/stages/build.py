@@ -27,9 +27,7 @@ from causalcine_jax.convert import (
 from causalcine_jax.data.clips import Clips, clip_batches, paint
 from causalcine_jax.data.encode_command import tokenizer_of
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.network_sizes import OF_LATENTS, TransformerConfig
 from causalcine_jax.parallel.gathering import gather_to_host
 from causalcine_jax.parallel.mesh import make_mesh, own_part
 from causalcine_jax.training.config import TrainConfig
@@ -53,11 +51,11 @@ from causalcine_jax.training.sample import embed_ahead, sampling
 from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
 from causalcine_jax.training.stages.autoencoder import TRAIN, in_parts, latent_statistics
 from causalcine_jax.training.stages.distillation import student_stage
+from causalcine_jax.training.stages.growth import grown
 from causalcine_jax.training.stages.spec import stage_spec
 from causalcine_jax.training.state import Nets, Stage
 
 STATISTICS_BATCHES = 32
-ENDS = ("patch_embedding", "head")  # the transformer's parts whose sizes are those of latents
 
 
 def make_stage(config: TrainConfig) -> Stage:
@@ -134,7 +132,7 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
     With data.embeddings there is no text encoder.
     """
     mesh = make_mesh(config.seq)
-    transformer = _grown(load_transformer(init, mesh=mesh), config)
+    transformer = grown(load_transformer(init, mesh=mesh), config)
     if config.data.embeddings:
         _, text_sizes = sizes_of(init)
         sized = replace(config, transformer=transformer.config, text_encoder=text_sizes)
@@ -145,34 +143,6 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
     text_encoder = load_text_encoder(init, text_dtype, mesh=mesh)
     sized = replace(config, transformer=transformer.config, text_encoder=text_encoder.cfg)
     return {"transformer": transformer, "text_encoder": text_encoder}, sized
-
-
-def _grown(transformer: Transformer, config: TrainConfig) -> Transformer:
-    """The transformer of config.init, with new parts where the config asks for them.
-
-    With new latents, its first and last layer are new: patch embedding random, head zero. A skip
-    that it does not have begins at zero.
-    """
-    old, asked = transformer.config, config.transformer
-    new_skip = config.adds_skip(old)
-    sizes = replace(old, skip_dim=asked.skip_dim) if new_skip else old
-    if config.new_latents:
-        sizes = replace(sizes, **{name: getattr(asked, name) for name in OF_LATENTS})
-    new = ENDS if config.new_latents else ()
-    if sizes.skip_dim and (new or new_skip):
-        new = (*new, "skip")
-    return _with_new(transformer, sizes, new, config.seed) if new else transformer
-
-
-def _with_new(transformer: Transformer, sizes: TransformerConfig, names, seed: int) -> Transformer:
-    """The network of `sizes` whose parts `names` are new, and all others the given one's."""
-    make = lambda key: Transformer(sizes, key=key)
-    other = jax.eval_shape(make, jax.random.key(seed))
-    new = jax.jit(lambda key: [getattr(make(key), name) for name in names])(jax.random.key(seed))
-    for name, part in [*vars(transformer).items(), *zip(names, new, strict=True)]:
-        if name != "config" and not name.startswith("_"):  # names with _ are NNX's own
-            setattr(other, name, part)
-    return other
 
 
 def _on_clips(config: TrainConfig) -> Stage:

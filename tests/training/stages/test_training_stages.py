@@ -95,6 +95,33 @@ def test_a_model_goes_on_with_the_latents_of_another_vae(store, model):
         tiny_config(store=store, new_latents=True)
 
 
+def test_a_model_goes_on_with_more_layers(store, model):
+    """They give what the model gave, and their last matrices have a gradient."""
+    config = tiny_config(store=store, init=str(model), new_layers=3, caption_dropout=0.0)
+    stage, old = make_stage(config), load_transformer(model)
+    net, batch = stage.trained["transformer"], next(stage.batches)
+    assert net.config == dataclasses.replace(old.config, num_layers=5)
+    text_encoder = stage.trained["text_encoder"]
+    loss = jax.jit(jax.value_and_grad(stage.updates[0].loss, has_aux=True))
+    lost = lambda net: loss(
+        {"transformer": net, "text_encoder": text_encoder}, {}, batch, jax.random.key(0)
+    )
+    (was, _), _ = lost(old)
+    (now, _), gradient = lost(net)
+    assert float(now) == float(was)
+    added = [at for at in range(5) if not np.any(net.blocks.ffn_2.weight[at])]
+    assert added == [1, 2, 4]
+    for at, before in ((1, 0), (2, 0), (4, 3)):
+        np.testing.assert_array_equal(net.blocks.ffn_0.weight[at], net.blocks.ffn_0.weight[before])
+    for linear in (net.blocks.self_attn.o, net.blocks.cross_attn.o):
+        assert not np.any(linear.weight[np.array(added)])
+    learns = gradient["transformer"].blocks
+    for linear in (learns.self_attn.o, learns.cross_attn.o, learns.ffn_2):
+        assert np.all(np.any(linear.weight[...], axis=(1, 2)))
+    with pytest.raises(UsageError, match=r"new_layers needs .* init"):
+        tiny_config(store=store, new_layers=1)
+
+
 def test_a_model_goes_on_with_an_input_skip(store, model):
     config = tiny_config(store=store, init=str(model))
     asked = dataclasses.replace(config.transformer, skip_dim=6)
