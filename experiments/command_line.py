@@ -5,8 +5,8 @@
     causalcine experiments --scale storyworld --report docs   # 160x96, one H200
     causalcine experiments --dry-run                          # every command that would be run
 
-Tables: table1, students, multishot, memory, gan, positions, long (experiments/tables.py tells of
-each).
+Tables: table1, students, multishot, memory, gan, positions, minute, long
+(experiments/tables.py tells of each).
 
 Given again after it was stopped, it goes on: a finished run is not repeated, a stopped one resumes,
 and every measurement is kept as JSON when it is made. --use takes a model, or a latent store, that

@@ -165,15 +165,22 @@ def long(subjects: dict[str, Subject], world: WorldConfig, amounts: Amounts) -> 
 
 
 def long_scores(story: WorldStory, reading: Reading, judge: Judge) -> dict[str, Pair]:
-    """Scores the shots of each act. A return belongs to the act in which it happens."""
+    """Scores the shots of each act, and of the film's first and last quarter.
+
+    A return belongs to the act in which it happens.
+    """
     shots = list(zip(story.shots, score_shots(story, reading, judge), strict=True))
-    acts = range(story.world.acts)
-    return scores.by_part(
-        [
-            scores.of_shots([score for shot, score in shots if _act(story, shot) == act])
-            for act in acts
-        ]
-    )
+    acts = [
+        scores.of_shots([score for shot, score in shots if _act(story, shot) == act])
+        for act in range(story.world.acts)
+    ]
+    quarter = len(acts) // 4
+    quarters = {"first": acts[:quarter], "last": acts[-quarter:]}
+    return scores.by_part(acts) | {
+        f"{name}_{which}": value
+        for which, part in quarters.items()
+        for name, value in scores.together(part).items()
+    }
 
 
 def _act(story: WorldStory, shot) -> int:

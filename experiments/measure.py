@@ -59,7 +59,7 @@ KINDS = {
     "films": MeasuredKind(kinds.films, ("films",)),
     "speed": MeasuredKind(kinds.speed, (), together=True),
     "drift": MeasuredKind(long_films.drift, ("long_films",)),
-    "long": MeasuredKind(long_films.long, ("long_films",)),
+    "long": MeasuredKind(long_films.long, ("long_films",), version=2),
     "endless": MeasuredKind(long_films.endless, ("endless_films",), version=2),
 }
 

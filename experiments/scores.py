@@ -59,11 +59,15 @@ def by_part(parts: list[dict[str, Pair]]) -> dict[str, Pair]:
         for part, scores in enumerate(parts, start=1)
         for name, value in scores.items()
     }
-    whole = {
+    return together(parts) | numbered
+
+
+def together(parts: list[dict[str, Pair]]) -> dict[str, Pair]:
+    """Adds up the parts of one film."""
+    return {
         name: (sum(scores[name][0] for scores in parts), sum(scores[name][1] for scores in parts))
         for name in parts[0]
     }
-    return whole | numbered
 
 
 def by_metric(films: Iterable[dict[str, Pair]]) -> Scores:

@@ -6,6 +6,7 @@ from experiments.table1 import TABLE1
 # Rows that are compared have one memory policy, whatever their models name as their own.
 _BASE = Row("base", "base", CAMR)
 _STUDENT = Row("student, 4 steps", "student", CAMR)
+_STUDENT_CAMR = Row("student under camr", "student", CAMR)
 _SINGLE_STUDENT = Row("student of a base trained on films of one shot", "single-student", CAMR)
 _SINGLE_BASE = Row("that base itself", "single-base", CAMR)
 _MULTI_BASE = Row("a base trained as long on multi-shot films", "multi-base", CAMR)
@@ -255,6 +256,37 @@ TABLES = {
         made="Both continue the training of the same base for the same number of steps, on films "
         "of the ordinary length. Each eighth of a long film is drawn like a training film, with "
         "the same cast throughout.",
+    ),
+    "minute": Table(
+        title="Films of a minute",
+        paper="Table 1 has films of 15 s. Here a model makes films "
+        f"{LONGER} times as long as those of training: do characters still look as they did?",
+        rows=(
+            Row("base, its own memory", "base"),
+            Row("student, its own memory", "student"),
+            _STUDENT_CAMR,
+        ),
+        columns=_LONG
+        | {
+            "long.self_recall_first": "self recall, first quarter",
+            "long.self_recall_last": "self recall, last quarter",
+            "long.consistency_first": "consistency, first quarter",
+            "long.consistency_last": "consistency, last quarter",
+        },
+        claims=tuple(
+            Claim(
+                f"{who}: {what} of the last quarter is at most 0.05 below that of the first",
+                (run, f"long.{column}_last"),
+                (run, f"long.{column}_first"),
+                at_least=-0.05,
+            )
+            for who, run in (("student", "student"), ("base", "base"))
+            for what, column in (("self recall", "self_recall"), ("consistency", "consistency"))
+        ),
+        curves=_LONG,
+        made="Each eighth of a film is drawn like a training film, with the same cast throughout. "
+        "Self recall: whether a character that returns has the colour and accessory of its first "
+        "shot in the same film. All history stays in memory. Nothing is trained for this table.",
     ),
     "long": Table(
         title="Films of ten minutes",

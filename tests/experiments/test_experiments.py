@@ -18,13 +18,16 @@ from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.intervals import Grouped, bootstrap_grouped, bootstrap_paired
+from causalcine_jax.evaluation.storyworld.free_films import ShotScores
 from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES, CLASSES
 from causalcine_jax.evaluation.storyworld.reading import CharacterReading, Reading
-from causalcine_jax.evaluation.storyworld.recall import ReturnCase, Verdict
+from causalcine_jax.evaluation.storyworld.recall import ReturnCase, Verdict, find_returns
+from causalcine_jax.evaluation.storyworld.report import SUBSETS
 from causalcine_jax.film.chunk import Chunk
 from causalcine_jax.rollouts import ROLLOUTS
 from causalcine_jax.story import Shot, Story
 from causalcine_jax.storyworld import WORLDS, Return, WorldConfig, WorldStory, sample_story
+from causalcine_jax.storyworld.world import SIZES
 from causalcine_jax.training import flags as training_flags
 from causalcine_jax.training.flags import parse
 from experiments import claims, long_films, measure, pictures, report, scores
@@ -209,6 +212,16 @@ def test_recall_is_told_apart_by_how_long_a_character_was_absent():
     assert found["far"] == [(0.0, 0), (0.0, 0), (1.0, 1)]
 
 
+def test_recall_is_told_apart_by_framing_and_company():
+    cases = find_returns(WorldConfig.base(), 1, 40)
+    kept = {name: [*filter(keep, cases)] for name, keep in SUBSETS.items()}
+    shots = lambda name: [case.story.shots[case.back.shot] for case in kept[name]]
+    assert {shot.size for shot in shots("wide shots")} == {"wide"}
+    assert {len(shot.cast) for shot in shots("in a pair")} == {2}
+    assert sum(len(kept[f"{size} shots"]) for size in SIZES) == 40
+    assert len(kept["first seen early"]) + len(kept[next(iter(kept))]) == 40
+
+
 def grouped(totals, counts=None) -> Grouped:
     totals = np.array(totals, float)
     return Grouped(totals, np.ones_like(totals) if counts is None else np.array(counts, float))
@@ -308,6 +321,21 @@ def test_worlds_of_one_shot_and_of_several_acts():
     )
     with pytest.raises(UsageError, match="does not divide into 4 acts"):
         dataclasses.replace(WorldConfig.base(), acts=4)
+
+
+def test_a_long_film_is_scored_by_act_and_by_quarter(monkeypatch):
+    """Self recall: one return per act, right in all acts but the last two and the second."""
+    story = sample_story(1, 0, WorldConfig.base().longer(8))
+    marked = []
+    for shot in story.shots:
+        score = ShotScores()
+        first = shot.start_chunk % 10 == 0
+        score.self_recall["colour"] += [shot.start_chunk // 10 in (0, 2, 3, 4, 5)] if first else []
+        marked.append(score)
+    monkeypatch.setattr(long_films, "score_shots", lambda *given: marked)
+    found = long_films.long_scores(story, None, None)
+    assert found["self_recall"] == (5.0, 8) and found["self_recall@2"] == (0.0, 1)
+    assert found["self_recall_first"] == (1.0, 2) and found["self_recall_last"] == (0.0, 2)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED
 from causalcine_jax.evaluation.storyworld import free_films, recall
 from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
+from causalcine_jax.storyworld.world import SIZES
 from causalcine_jax.utils.environment import device, software
 
 # What the judge can read, and the ceiling of any policy.
@@ -57,7 +58,7 @@ def build_report(
                 for row, verdicts in primary.verdicts.items()
                 if row not in LABELS
             },
-            "subsets": {name: _subset_rows(primary, keep) for name, keep in _SUBSETS.items()},
+            "subsets": {name: _subset_rows(primary, keep) for name, keep in SUBSETS.items()},
             "cases": [_case(primary, number) for number in range(len(primary.cases))],
         },
     }
@@ -71,11 +72,13 @@ def build_report(
     return plain(report)
 
 
-_SUBSETS = {
+SUBSETS = {
     "first seen late (a memory of first frames cannot hold them)": lambda case: case.late,
     "first seen early": lambda case: not case.late,
     "told: a caption named the looks once": lambda case: case.story.told,
     "untold: no caption ever names the looks": lambda case: not case.story.told,
+    "in a pair": lambda case: len(case.shot.cast) > 1,
+    **{f"{size} shots": lambda case, size=size: case.shot.size == size for size in SIZES},
 }
 
 
