@@ -1,11 +1,12 @@
 """Medium shots for readers who never saw a film: what do they recognise?
 
     python -m experiments.readers make --out OUT       # OUT/01.png ..., questions.md, key.json
-    python -m experiments.readers score --out OUT ANSWERS.json ...
+    python -m experiments.readers score --out OUT --answers ANNA.json ...
 
-Each picture shows six frames of one shot. It is of a film by the model, or of the true film of the
-same story, in random order. A reader answers species, colour, accessory and action of each without
-the key, and saves them as {"01": {"species": ..., "colour": ..., "accessory": ..., "action": ...}}.
+Each picture shows six frames of one shot, of a film by the model or of a true film, in random
+order. No two are of the same story: a true film would give away what the model's shows. A reader
+answers species, colour, accessory and action of each without the key, and saves them as
+{"01": {"species": ..., "colour": ..., "accessory": ..., "action": ...}}.
 """
 
 import json
@@ -84,12 +85,13 @@ def shown_shots(world: WorldConfig, count: int) -> list[ShownShot]:
 def make(out: Path, model_folder: str) -> None:
     """Writes pictures, questions and key. Films are made under the model's own settings."""
     model = load_model(model_folder)
-    shown, rng = shown_shots(WorldConfig.base(), SHOTS), np.random.default_rng(HELD_OUT_SEED)
+    every, rng = shown_shots(WorldConfig.base(), 2 * SHOTS), np.random.default_rng(HELD_OUT_SEED)
+    shown, true = every[:SHOTS], every[SHOTS:]
     engine = BatchRollout(model, shown[0].story.world, model.sampler, HELD_OUT_SEED)
     stories = [one.story for one in shown]
     films = [film for _, film in filmed(engine, stories, model.memory, len(stories))]
     pictures = [(BY_MODEL, one, film) for one, film in zip(shown, films, strict=True)]
-    pictures += [(TRUE, one, true_film(one.story)) for one in shown]
+    pictures += [(TRUE, one, true_film(one.story)) for one in true]
     key = {}
     out.mkdir(parents=True, exist_ok=True)
     for number, which in enumerate(rng.permutation(len(pictures)), start=1):
@@ -134,7 +136,7 @@ def score(out: Path, answers: list[Path]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="experiments.readers", description=__doc__)
     parser.add_argument("what", help="make or score")
-    parser.add_argument("answers", nargs="*", type=Path, help="of one reader each")
+    parser.add_argument("--answers", nargs="+", type=Path, default=[], help="of one reader each")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default=MODEL)
     args = parser.parse_args(arguments)
