@@ -69,7 +69,10 @@ class ShownShot:
 
 
 def shown_shots(world: WorldConfig, count: int) -> list[ShownShot]:
-    """One shot of each of the first held-out stories that have one."""
+    """One shot of each of the first held-out stories that have one, and whose captions tell looks.
+
+    Of others, the model cannot know what the key says.
+    """
     found = []
     for story in stories_apart(world, HELD_OUT_SEED, 10 * count):
         fitting = [
@@ -77,7 +80,7 @@ def shown_shots(world: WorldConfig, count: int) -> list[ShownShot]:
             for shot in story.shots
             if shot.size == "medium" and len(shot.cast) == 1 and shot.chunks > 1
         ]
-        if fitting and len(found) < count:
+        if story.told and fitting and len(found) < count:
             found.append(ShownShot(story, fitting[-1]))
     return found
 
