@@ -10,7 +10,7 @@ from causalcine_jax.planning.compile_advice import advice
 from causalcine_jax.planning.compile_plan import CompilePlan, ProgramAccount
 from causalcine_jax.planning.hlo.collectives import by_kind
 from causalcine_jax.planning.memory_table import gb
-from causalcine_jax.planning.roofline import assumptions
+from causalcine_jax.planning.roofline import peaks
 
 
 def table(plan: CompilePlan) -> str:
@@ -26,7 +26,7 @@ def table(plan: CompilePlan) -> str:
     if seconds is not None and likely is not None:
         sure = f"how sure: rates {how_sure(where)}"
         lines += ["", *_time(plan, *seconds), *_expected(plan, *likely), sure]
-    lines += ["", "assumed:", *(f"  {line}" for line in _assumptions(plan))]
+    lines += ["", peaks(where), *(f"  {line}" for line in rate_lines(where))]
     if not plan.fits:
         lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
     return "\n".join(lines)
@@ -67,14 +67,6 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _assumptions(plan: CompilePlan) -> list[str]:
-    return [
-        *assumptions(plan.target, copying=any(one.host for one in plan.accounts)),
-        "expected: the sum of all parts, nothing overlapping, each at a fraction of its peak:",
-        *(f"  {line}" for line in rate_lines(plan.target)),
-    ]
-
-
 def _films(plan: CompilePlan) -> str:
     return (
         f"{plan.target.devices // plan.seq} films at once,"
@@ -84,7 +76,8 @@ def _films(plan: CompilePlan) -> str:
 
 
 def to_json(plan: CompilePlan) -> str:
-    return json.dumps(to_dict(plan) | {"assumptions": _assumptions(plan)}, indent=2)
+    assumed = [peaks(plan.target), *rate_lines(plan.target)]
+    return json.dumps(to_dict(plan) | {"assumptions": assumed}, indent=2)
 
 
 def to_dict(plan: CompilePlan) -> dict:
