@@ -29,7 +29,6 @@ NUMPY_DTYPES = {
     "C64": np.dtype(np.complex64),
     "C128": np.dtype(np.complex128),
 }
-MAX_AXES = 32
 
 
 @dataclass(frozen=True)

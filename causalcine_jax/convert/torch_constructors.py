@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from causalcine_jax.convert.stored import MAX_AXES
+MAX_AXES = 32
 
 
 class RefusedPickle(Exception):
