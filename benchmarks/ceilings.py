@@ -13,6 +13,7 @@ from datetime import date
 import jax
 import jax.numpy as jnp
 
+from benchmarks.flops import chip_of
 from benchmarks.parts import stream
 from benchmarks.settings import CHUNK_FRAMES, Settings, network, random_like
 from benchmarks.timing import measure
@@ -20,7 +21,6 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.models.attention.backends import attention
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.planning import attained
-from causalcine_jax.planning.flops import chip_of
 from causalcine_jax.planning.hardware import CHIPS
 from causalcine_jax.planning.hlo.program import parse_hlo
 from causalcine_jax.planning.hlo.traffic import launches

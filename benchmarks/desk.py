@@ -28,6 +28,7 @@ from benchmarks.bench import write
 from benchmarks.chromium import missing_browser
 from benchmarks.desk_clients import Director, Served, directing, watch
 from benchmarks.page_opening import opened_pages
+from benchmarks.sources import run_context
 from causalcine_jax.errors import DataError, choice_faults, raise_faults
 from causalcine_jax.story import read_story
 
@@ -69,8 +70,6 @@ def desk(
     if (lacks := missing_browser()) and "page" in names:
         faults.append(f"--case page {lacks}")
     raise_faults("desk", faults)
-    from causalcine_jax.utils.environment import run_context
-
     record = {
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.sources import run_context
 from causalcine_jax.cli import run
 from causalcine_jax.config import PoolConfig
 from causalcine_jax.diffusion.solvers import sample
@@ -35,7 +36,6 @@ from causalcine_jax.film.state import chunk_noise, roll_chunk
 from causalcine_jax.models.cache.kv_cache import KVCache
 from causalcine_jax.models.receptive_field import ReceptiveField
 from causalcine_jax.story import read_story
-from causalcine_jax.utils.environment import run_context
 
 KEPT = ("near", "chunk behind the window", "last commit's", "nothing")
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.flops import FilmFlops, text_encoder_flops
 from benchmarks.settings import CHUNK_FRAMES, Settings, network, random_like
 from benchmarks.timing import measure, rates, spread, timed
 from causalcine_jax.config import MemoryConfig
@@ -17,7 +18,6 @@ from causalcine_jax.models.packed import whole_film
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.planning.flops import FilmFlops, text_encoder_flops
 
 FILM_CHUNKS = 20  # of 15 s
 WHOLE_FILM_FRAMES = 21  # a whole film of Wan2.1: 81 video frames

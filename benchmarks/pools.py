@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.sources import run_context
 from causalcine_jax.cli import run
 from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.config import MemoryConfig, PoolConfig
@@ -56,7 +57,6 @@ from causalcine_jax.film.state import decode_next
 from causalcine_jax.storyworld import WorldStory, sample_story
 from causalcine_jax.storyworld.story import returns_of_plan
 from causalcine_jax.storyworld.world import WORLDS, WorldConfig
-from causalcine_jax.utils.environment import run_context
 
 WHOLE, INT8, OLDEST, LEAST = "whole film", "whole film, int8", "oldest", "least_retrieved"
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.sources import run_context
 from causalcine_jax.cli import ArgumentParser, run, whole_number
 from causalcine_jax.errors import DataError
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.render.mp4 import FilmWriter
 from causalcine_jax.storyworld import WORLDS, render, sample_story, scene_parameters
-from causalcine_jax.utils.environment import run_context
 
 SEED = 40_000
 FEW = 50

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.bench import read, write
+from benchmarks.sources import run_context
 from causalcine_jax.errors import UsageError, choice_faults, raise_faults
 
 SCHEMA = "causalcine/reliability@1"
@@ -46,7 +47,6 @@ def reliability(
     from benchmarks.full_disk import full_disk
     from benchmarks.fuzz import fuzz
     from benchmarks.kills import kills
-    from causalcine_jax.utils.environment import run_context
 
     made = run_context()
     made["command"] = "causalcine bench reliability"  # the flags name folders of this machine

@@ -5,6 +5,10 @@ where files differ from the commit.
 """
 
 import hashlib
+import os
+import shlex
+import sys
+from typing import Any
 
 from benchmarks import REPOSITORY
 from causalcine_jax.utils import environment
@@ -16,6 +20,16 @@ SUFFIXES = (".py", ".h", ".cc")
 def software() -> dict:
     """`environment.software`, and `sources`. Where two are equal, the same code measured."""
     return environment.software() | {"sources": _digest()}
+
+
+def run_context() -> dict[str, Any]:
+    """The context of a record's numbers: the command, device, cores and software."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "device": environment.device(),
+        "cores": os.cpu_count(),
+        "software": environment.software(),
+    }
 
 
 def _digest() -> str:

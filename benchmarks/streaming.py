@@ -16,6 +16,7 @@ from statistics import median
 import jax
 
 from benchmarks.film import PROMPT, FilmPosition, MeasuredFilm, fill, new_film
+from benchmarks.flops import FilmFlops
 from benchmarks.random_model import random_model
 from benchmarks.settings import CHUNK_FRAMES, Settings
 from benchmarks.timing import memory, rates, spread
@@ -23,7 +24,6 @@ from causalcine_jax.config import MemoryConfig
 from causalcine_jax.film.model_folder import PARTS
 from causalcine_jax.film.pool import check_pool
 from causalcine_jax.models.dit import TextContext
-from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.utils.arrays import tree_bytes
 
 FPS = 16

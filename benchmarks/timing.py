@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import jax
 
-from causalcine_jax.planning.flops import peak
+from benchmarks.flops import peak
 
 
 class Used(TypedDict):

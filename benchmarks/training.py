@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.flops import FilmFlops
 from benchmarks.settings import Settings
 from benchmarks.timing import memory, program_bytes, programs_loaded, rates, spread, timed
+from benchmarks.update_flops import update_flops
 from causalcine_jax.parallel.mesh import check_batch, make_mesh
 from causalcine_jax.parallel.sharding import put_batch, state_shardings
-from causalcine_jax.planning.flops import FilmFlops
-from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.training import flags
 from causalcine_jax.training.config import TrainConfig
 from causalcine_jax.training.stages.spec import StageSpec, init_networks, stage_spec

@@ -7,29 +7,29 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-# By safetensors' names. Tensors of other dtypes (packed four-bit ones) have a shape but are not
-# readable.
-NUMPY_DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "U16": np.dtype(np.uint16),
-    "I16": np.dtype(np.int16),
-    "U32": np.dtype(np.uint32),
-    "I32": np.dtype(np.int32),
-    "U64": np.dtype(np.uint64),
-    "I64": np.dtype(np.int64),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "C64": np.dtype(np.complex64),
-    "C128": np.dtype(np.complex128),
+# safetensors' name: numpy's type, whose name is also torch's; the class of torch's storages of it.
+# Tensors of other dtypes (packed four-bit ones) have a shape but are not readable.
+DTYPES: dict[str, tuple[type, str | None]] = {
+    "BOOL": (np.bool_, "BoolStorage"),
+    "U8": (np.uint8, "ByteStorage"),
+    "I8": (np.int8, "CharStorage"),
+    "U16": (np.uint16, None),
+    "I16": (np.int16, "ShortStorage"),
+    "U32": (np.uint32, None),
+    "I32": (np.int32, "IntStorage"),
+    "U64": (np.uint64, None),
+    "I64": (np.int64, "LongStorage"),
+    "F8_E4M3": (ml_dtypes.float8_e4m3fn, None),
+    "F8_E5M2": (ml_dtypes.float8_e5m2, None),
+    "F8_E8M0": (ml_dtypes.float8_e8m0fnu, None),
+    "BF16": (ml_dtypes.bfloat16, "BFloat16Storage"),
+    "F16": (np.float16, "HalfStorage"),
+    "F32": (np.float32, "FloatStorage"),
+    "F64": (np.float64, "DoubleStorage"),
+    "C64": (np.complex64, "ComplexFloatStorage"),
+    "C128": (np.complex128, "ComplexDoubleStorage"),
 }
-MAX_AXES = 32
+NUMPY_DTYPES = {name: np.dtype(kind) for name, (kind, _) in DTYPES.items()}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from causalcine_jax.convert.stored import MAX_AXES
+from causalcine_jax.convert.stored import DTYPES, NUMPY_DTYPES
+
+MAX_AXES = 32
 
 
 class RefusedPickle(Exception):
@@ -170,39 +172,9 @@ def _encoded(text, encoding) -> bytes:
     return expect(str, text).encode("latin1")
 
 
-_TORCH_DTYPES = {
-    "torch.float64": "F64",
-    "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.float8_e4m3fn": "F8_E4M3",
-    "torch.float8_e5m2": "F8_E5M2",
-    "torch.float8_e8m0fnu": "F8_E8M0",
-    "torch.int64": "I64",
-    "torch.int32": "I32",
-    "torch.int16": "I16",
-    "torch.int8": "I8",
-    "torch.uint64": "U64",
-    "torch.uint32": "U32",
-    "torch.uint16": "U16",
-    "torch.uint8": "U8",
-    "torch.bool": "BOOL",
-    "torch.complex64": "C64",
-    "torch.complex128": "C128",
-}
-_STORAGES = {
-    "torch.DoubleStorage": "F64",
-    "torch.FloatStorage": "F32",
-    "torch.HalfStorage": "F16",
-    "torch.BFloat16Storage": "BF16",
-    "torch.LongStorage": "I64",
-    "torch.IntStorage": "I32",
-    "torch.ShortStorage": "I16",
-    "torch.CharStorage": "I8",
-    "torch.ByteStorage": "U8",
-    "torch.BoolStorage": "BOOL",
-    "torch.ComplexFloatStorage": "C64",
-    "torch.ComplexDoubleStorage": "C128",
+_TORCH_DTYPES = {f"torch.{dtype.name}": name for name, dtype in NUMPY_DTYPES.items()}
+_STORAGES: dict[str, str | None] = {
+    **{f"torch.{storage}": name for name, (_, storage) in DTYPES.items() if storage},
     "torch.UntypedStorage": None,
     "torch.storage.UntypedStorage": None,
 }

@@ -9,58 +9,43 @@ from causalcine_jax.errors import shown
 Shapes = Mapping[str, tuple[int, ...]]
 
 # A key pattern (original or Diffusers naming) found only in this kind of network, and its name.
-_TRANSFORMERS = (
-    (
-        r"blocks\.\d+\..*(to_gate_compress|gate_compress)\.",
-        "a FastWan transformer: its video sparse attention has no counterpart here",
-    ),
-    (
-        r"blocks\.\d+\..*(proj_l|local_attn)\.",
-        "a TurboWan transformer: its sparse linear attention has no counterpart here",
-    ),
-    (
-        r"vace_(blocks|patch_embedding)\.",
-        "a Wan VACE transformer: its control blocks have no counterpart here",
-    ),
-    (
-        r"(motion_encoder|face_adapter)\.",
-        "a Wan-Animate transformer: its motion and face encoders have no counterpart here",
-    ),
-    (
-        r"(casual_audio_encoder|audio_injector|audio_proj)\.",
-        "a Wan speech-to-video transformer: its audio layers have no counterpart here",
-    ),
-    (
-        r"(control_adapter|ref_conv|cam_encoder)\.",
-        "a Wan Fun-Control transformer: its control layers have no counterpart here",
-    ),
-    (
+_OTHER_LAYERS = {
+    r"blocks\.\d+\..*(to_gate_compress|gate_compress)\.": "FastWan (video sparse attention)",
+    r"blocks\.\d+\..*(proj_l|local_attn)\.": "TurboWan (sparse linear attention)",
+    r"vace_(blocks|patch_embedding)\.": "Wan VACE",
+    r"(motion_encoder|face_adapter)\.": "Wan-Animate",
+    r"(casual_audio_encoder|audio_injector|audio_proj)\.": "Wan speech-to-video",
+    r"(control_adapter|ref_conv|cam_encoder)\.": "Wan Fun-Control",
+}
+_KINDS = {
+    "transformer": {
+        **{
+            pattern: f"a transformer of {name}: its own layers have no counterpart here"
+            for pattern, name in _OTHER_LAYERS.items()
+        },
         r"(img_emb\.|condition_embedder\.image_embedder\."
-        r"|blocks\.\d+\.(cross_attn\.k_img|attn2\.add_k_proj)\.)",
-        "a Wan image-to-video transformer: it attends to CLIP image tokens, "
-        "which text-to-video does not have",
-    ),
-)
-_VAES = (
-    (
+        r"|blocks\.\d+\.(cross_attn\.k_img|attn2\.add_k_proj)\.)": (
+            "a Wan image-to-video transformer: it attends to CLIP image tokens, "
+            "which text-to-video does not have"
+        ),
+    },
+    "vae": {
         r"(encoder\.downsamples\.\d+\.downsamples\.|decoder\.upsamples\.\d+\.upsamples\."
-        r"|encoder\.down_blocks\.\d+\.(resnets|downsampler)\.)",
-        "the VAE of Wan2.2-TI2V-5B: 48 latent channels and residual resampling, "
-        "for which no Wan2.1 transformer is trained",
-    ),
-    (
-        r"(encoder|decoder)\.\d+\.(conv\.\d+\.)?weight",
-        "a TAEHV decoder (taew2_1): another network than Wan2.1's VAE; use Wan2.1_VAE.pth",
-    ),
-)
-_TEXT_ENCODERS = (
-    (
-        r"decoder\.(block|final_layer_norm)\.",
-        "a UMT5 with its decoder: Wan2.1 uses the encoder alone; save that as UMT5EncoderModel",
-    ),
-    (r"text_model\.", "a CLIP text encoder: Wan2.1 reads prompts with UMT5-XXL"),
-)
-_KINDS = {"transformer": _TRANSFORMERS, "vae": _VAES, "text_encoder": _TEXT_ENCODERS}
+        r"|encoder\.down_blocks\.\d+\.(resnets|downsampler)\.)": (
+            "the VAE of Wan2.2-TI2V-5B: 48 latent channels and residual resampling, "
+            "for which no Wan2.1 transformer is trained"
+        ),
+        r"(encoder|decoder)\.\d+\.(conv\.\d+\.)?weight": (
+            "a TAEHV decoder (taew2_1): another network than Wan2.1's VAE; use Wan2.1_VAE.pth"
+        ),
+    },
+    "text_encoder": {
+        r"decoder\.(block|final_layer_norm)\.": (
+            "a UMT5 with its decoder: Wan2.1 uses the encoder alone; save that as UMT5EncoderModel"
+        ),
+        r"text_model\.": "a CLIP text encoder: Wan2.1 reads prompts with UMT5-XXL",
+    },
+}
 _CHANNELS = {
     36: (
         "a Wan image-to-video transformer: 36 input channels, the first frame's latents and a mask "
@@ -79,7 +64,7 @@ TI2V_WIDTH = 3072  # tells it from another model whose latents have 48 channels
 def kind(part: str, keys: Iterable[str]) -> str | None:
     """The relative of `part` that the keys indicate, and why it is unsupported; or None."""
     return next(
-        (what for pattern, what in _KINDS[part] if any(re.match(pattern, key) for key in keys)),
+        (what for one, what in _KINDS[part].items() if any(re.match(one, key) for key in keys)),
         None,
     )
 

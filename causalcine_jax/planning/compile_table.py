@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 
@@ -10,7 +11,7 @@ from causalcine_jax.planning.compile_advice import advice
 from causalcine_jax.planning.compile_plan import CompilePlan, ProgramAccount
 from causalcine_jax.planning.hlo.collectives import by_kind
 from causalcine_jax.planning.memory_table import gb
-from causalcine_jax.planning.roofline import assumptions
+from causalcine_jax.planning.roofline import peaks
 
 
 def table(plan: CompilePlan) -> str:
@@ -26,7 +27,7 @@ def table(plan: CompilePlan) -> str:
     if seconds is not None and likely is not None:
         sure = f"how sure: rates {how_sure(where)}"
         lines += ["", *_time(plan, *seconds), *_expected(plan, *likely), sure]
-    lines += ["", "assumed:", *(f"  {line}" for line in _assumptions(plan))]
+    lines += ["", peaks(where), *(f"  {line}" for line in rate_lines(where))]
     if not plan.fits:
         lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
     return "\n".join(lines)
@@ -67,14 +68,6 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _assumptions(plan: CompilePlan) -> list[str]:
-    return [
-        *assumptions(plan.target, copying=any(one.host for one in plan.accounts)),
-        "expected: the sum of all parts, nothing overlapping, each at a fraction of its peak:",
-        *(f"  {line}" for line in rate_lines(plan.target)),
-    ]
-
-
 def _films(plan: CompilePlan) -> str:
     return (
         f"{plan.target.devices // plan.seq} films at once,"
@@ -84,39 +77,12 @@ def _films(plan: CompilePlan) -> str:
 
 
 def to_json(plan: CompilePlan) -> str:
-    return json.dumps(to_dict(plan) | {"assumptions": _assumptions(plan)}, indent=2)
+    assumed = [peaks(plan.target), *rate_lines(plan.target)]
+    return json.dumps(to_dict(plan) | {"assumptions": assumed}, indent=2)
 
 
 def to_dict(plan: CompilePlan) -> dict:
     """Plain data for JSON."""
-
-    def of(one: ProgramAccount) -> dict:
-        return {
-            **dataclasses.asdict(one),
-            "parts": {
-                name: {"all": whole, "device": share} for name, (whole, share) in one.parts.items()
-            },
-            "host": {
-                name: {"all": whole, "device": share} for name, (whole, share) in one.host.items()
-            },
-            "copied": {"from_host": one.copied[0], "to_host": one.copied[1]},
-            "collectives": {
-                kind: {"count": count, "bytes": size}
-                for kind, (count, size) in by_kind(one.collectives).items()
-            },
-            "largest_collectives": [
-                dataclasses.asdict(collective) for collective in one.collectives[:8]
-            ],
-            "roofline": one.roofline
-            and dataclasses.asdict(one.roofline)
-            | {
-                "bound": one.roofline.bound,
-                "serial": one.roofline.serial,
-                "limit": one.roofline.limit,
-            },
-            "fits": one.fits,
-        }
-
     return {
         "program": plan.what,
         "topology": plan.target.name,
@@ -125,7 +91,7 @@ def to_dict(plan: CompilePlan) -> dict:
         "batch": plan.config.batch,
         "films": dataclasses.asdict(plan.films),
         "fits": plan.fits,
-        "programs": [of(one) for one in plan.accounts],
+        "programs": [_account(one) for one in plan.accounts],
         **_seconds(plan),
         "advice": [] if plan.fits else advice(plan),
         "config": dataclasses.asdict(plan.config),
@@ -133,24 +99,37 @@ def to_dict(plan: CompilePlan) -> dict:
     }
 
 
+def _account(one: ProgramAccount) -> dict:
+    sizes = lambda parts: {name: dict(zip(("all", "device"), size)) for name, size in parts.items()}
+    kinds = by_kind(one.collectives).items()
+    return _with(one, "fits") | {
+        "parts": sizes(one.parts),
+        "host": sizes(one.host),
+        "copied": dict(zip(("from_host", "to_host"), one.copied)),
+        "collectives": {kind: dict(zip(("count", "bytes"), sent)) for kind, sent in kinds},
+        "largest_collectives": [dataclasses.asdict(sent) for sent in one.collectives[:8]],
+        "roofline": one.roofline and _with(one.roofline, "bound", "serial", "limit"),
+    }
+
+
+def _with(one: Any, *properties: str) -> dict:
+    """The fields of a dataclass and these properties."""
+    return dataclasses.asdict(one) | {name: getattr(one, name) for name in properties}
+
+
 def _seconds(plan: CompilePlan) -> dict:
     """Seconds of a chunk; or of a step, as the mean over a cycle, and of that cycle."""
-    if plan.cycle_seconds is None:
+    if plan.cycle_seconds is None or plan.cycle_expected is None:
         return {}
-    of = lambda steps: dict(
-        zip(("bound", "serial"), (seconds / steps for seconds in plan.cycle_seconds), strict=True)
-    )
-    assert plan.cycle_expected is not None
+    bounds = dict(zip(("bound", "serial"), plan.cycle_seconds))
     likely = dict(zip(("expected", "expected_least", "expected_most"), plan.cycle_expected))
     if plan.what == "rollout":
-        return {"seconds_per_chunk": of(1) | likely}
-    cycle = {
-        "steps": plan.cycle,
-        "runs": {one.name: plan.cycle // one.every for one in plan.accounts},
-        **of(1),
-        **likely,
+        return {"seconds_per_chunk": bounds | likely}
+    runs = {one.name: plan.cycle // one.every for one in plan.accounts}
+    return {
+        "seconds_per_step": {name: seconds / plan.cycle for name, seconds in bounds.items()},
+        "seconds_per_cycle": {"steps": plan.cycle, "runs": runs, **bounds, **likely},
     }
-    return {"seconds_per_step": of(plan.cycle), "seconds_per_cycle": cycle}
 
 
 def _program(one: ProgramAccount) -> list[str]:

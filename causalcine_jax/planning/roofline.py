@@ -8,7 +8,6 @@ between, or above where kernels do not reach the published peaks.
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from causalcine_jax.config import GPU_MEMORY
 from causalcine_jax.planning.hardware import HardwareTarget
 from causalcine_jax.planning.hlo.collectives import Collective
 
@@ -77,53 +76,11 @@ def speed(target: HardwareTarget, one: Collective) -> float:
     return min(target.fabric, shared * target.chip.network)
 
 
-def assumptions(target: HardwareTarget, copying: bool = False) -> list[str]:
-    """The assumptions of the account and the estimate, one line each.
-
-    Args:
-      copying: whether anything lies in host memory.
-    """
-    chip = target.chip
-    lines = [
-        f"peaks as published: {chip.flops / 1e12:.0f} TFLOP/s (bf16), "
-        f"{chip.bandwidth / 1e9:.0f} GB/s of memory per device; "
-        "float32 products count as bf16 ones",
-        "FLOPs are counted in the traced program, remat's second pass included, and are assumed "
-        "to be spread evenly over all devices",
-        "memory traffic: every instruction of the compiled program reads and writes its arrays "
-        "once, slices and updates in place excepted",
-    ]
-    if copying:
-        link = (
-            f"{chip.host / 1e9:.0f} GB/s each way, one link per device"
-            if chip.host
-            else "an unknown speed, so they are left out"
-        )
-        lines.append(
-            f"copies from and to the host at {link}; as many as possible: nothing that memory "
-            "retrieves is on the device already"
-        )
-    if chip.platform == "gpu":
-        lines.append(
-            f"a program may use {GPU_MEMORY:.0%} of a GPU's memory, {chip.memory / 1e9:.1f} of "
-            f"{chip.memory / GPU_MEMORY / 1e9:.1f} GB: XLA_CLIENT_MEM_FRACTION={GPU_MEMORY}, "
-            "as every command sets it"
-        )
-        far = (
-            f"; beyond a node {chip.network / 1e9:.0f} GB/s per GPU, "
-            "which rings of a whole node share"
-            if target.devices > target.domain
-            else ""
-        )
-        return [
-            *lines,
-            f"collectives at {target.fabric / 1e9:.0f} GB/s per GPU each way inside a node{far}; "
-            "no latency",
-        ]
-    closed = all(side % chip.wraps == 0 for side in target.sides if side > 1)
-    shape = "closed to a torus" if closed else "not closed: a corner has half the links of a torus"
-    return [
-        *lines,
-        f"collectives at {target.fabric / 1e9:.0f} GB/s per chip each way, all links busy "
-        f"({shape}); no latency",
-    ]
+def peaks(target: HardwareTarget) -> str:
+    """One line: the published speeds of each device. docs/planning.md has what else is assumed."""
+    chip, far = target.chip, target.devices > target.domain
+    beyond = f", {chip.network / 1e9:.0f} GB/s beyond a node" if far else ""
+    host = f"{chip.host / 1e9:.0f} GB/s" if chip.host else "an unknown speed"
+    links = f"{target.fabric / 1e9:.0f} GB/s to other devices{beyond}, {host} to the host"
+    speed = f"{chip.flops / 1e12:.0f} TFLOP/s (bf16), {chip.bandwidth / 1e9:.0f} GB/s of memory"
+    return f"peaks: {speed}; each way {links}"

@@ -1,11 +1,9 @@
-"""Where a run takes place: its processes, and what its record says of command, software, device."""
+"""Where a run takes place: its processes, and what its record says of software and device."""
 
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +57,4 @@ def device() -> dict[str, Any]:
         "kind": first.device_kind,
         "count": jax.device_count(),
         "host": platform.machine(),
-    }
-
-
-def run_context() -> dict[str, Any]:
-    """The context of a benchmark's numbers: the command, device, cores and software."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "device": device(),
-        "cores": os.cpu_count(),
-        "software": software(),
     }

@@ -23,6 +23,7 @@ from benchmarks import command_line, parts, random_model, streaming, timing
 from benchmarks import training as training_module
 from benchmarks.bench import bench, faults, in_process
 from benchmarks.film import TINY_DECODER, fill, frames_missing, new_film
+from benchmarks.flops import FilmFlops
 from benchmarks.report import table
 from benchmarks.settings import SIZED, Settings, network
 from benchmarks.start import first_chunk
@@ -37,7 +38,6 @@ from causalcine_jax.models.nn import Linear
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.tiny_decoder import TinyDecoder
 from causalcine_jax.network_sizes import VAEConfig
-from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.presets import PRESETS, Preset
 from causalcine_jax.training.config import OptimConfig
 from causalcine_jax.training.stages.spec import StageSpec, stage_spec

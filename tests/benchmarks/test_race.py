@@ -12,10 +12,10 @@ from tiny_race import TINY_RACE
 
 from benchmarks import machine, race_sides, roofline
 from benchmarks import race as race_module
+from benchmarks.flops import segments
 from benchmarks.race import Race, faults, race, race_table
 from benchmarks.race_cases import CASES, ROUTED, RaceCase
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.planning.flops import segments
 
 DEVICE = {"platform": "cpu", "kind": "cpu", "count": 1}
 

@@ -91,44 +91,33 @@ def test_a_dtype_that_is_not_known_has_a_shape_and_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     "header, message",
     [
-        (
-            {"a": entry(0, 16), "b": entry(8, 24)},
-            r"'b' begins at byte 8 of the data, where 16 was expected",
-        ),
-        (
-            {"a": entry(0, 24), "b": entry(0, 24)},
-            r"'b' begins at byte 0 of the data, where 24 was expected",
-        ),
-        (
-            {"a": entry(0, 8), "b": entry(16, 24)},
-            r"'b' begins at byte 16 of the data, where 8 was expected",
-        ),
-        ({"a": entry(4, 24)}, r"'a' begins at byte 4 of the data, where 0 was expected"),
-        ({"a": entry(0, 25)}, r"its header describes \d+ bytes, the file has \d+"),
-        ({"a": entry(0, 20)}, r"its header describes \d+ bytes, the file has \d+"),
-        ({"a": entry(0, 2**62)}, r"its header describes .* bytes, the file has"),
-        ({"a": entry(0, 24, [7], "F32")}, r"'a' of shape \(7,\) in F32 does not fill its 24 bytes"),
-        ({"a": entry(0, 24, [2**62, 2**62], "F32")}, r"does not fill its 24 bytes"),
-        ({"a": entry(0, 24, [-24])}, r"'a' has no shape that a tensor can have"),
-        ({"a": entry(0, 24, [2**64, 0])}, r"'a' has no shape that a tensor can have"),
-        ({"a": entry(0, 24, [True, 24])}, r"'a' has no shape that a tensor can have"),
-        ({"a": entry(0, 24, [1] * 33)}, r"'a' has no shape that a tensor can have"),
-        ({"a": entry(0, 24, "24")}, r"'a' has no shape that a tensor can have"),
-        ({"a": {**entry(0, 24), "data_offsets": [24, 0]}}, r"'a' has no beginning and end"),
-        ({"a": {**entry(0, 24), "data_offsets": [0, 24.0]}}, r"'a' has no beginning and end"),
-        ({"a": {**entry(0, 24), "data_offsets": [0]}}, r"'a' has no beginning and end"),
-        ({"a": {**entry(0, 24), "dtype": 8}}, r"'a' has no dtype"),
-        ({"a": [0, 24]}, r"'a' has no dtype"),
-        ({"\x1b[2J" * 1000: 0}, r"'(\\x1b\[2J){25}' has no dtype"),
-        ([], r"its header is no JSON object"),
-        (b"{", r"."),
-        (b'{"\xff": 0}', r"utf-8"),
-        (b"[" * 100_000, r"."),
-        (b'{"a": ' + b"9" * 10_000 + b"}", r"."),
-        (
-            b'{"a": %s, "b": {}, "a": %s}' % ((json.dumps(entry(0, 24)).encode(),) * 2),
-            r"'a' is listed twice",
-        ),
+        ({"a": entry(0, 16), "b": entry(8, 24)}, "invalid offset for tensor `b`"),
+        ({"a": entry(0, 24), "b": entry(0, 24)}, "invalid offset for tensor `[ab]`"),
+        ({"a": entry(0, 8), "b": entry(16, 24)}, "invalid offset for tensor `b`"),
+        ({"a": entry(4, 24)}, "invalid offset for tensor `a`"),
+        ({"a": entry(0, 25)}, "file not fully covered"),
+        ({"a": entry(0, 20)}, "file not fully covered"),
+        ({"a": entry(0, 2**62)}, "overflow"),
+        ({"a": entry(0, 24, [7], "F32")}, "invalid shape"),
+        ({"a": entry(0, 24, [2**62, 2**62], "F32")}, "overflow"),
+        ({"a": entry(0, 24, [-24])}, "`-24`"),
+        ({"a": entry(0, 24, [2**64, 0])}, "expected usize"),
+        ({"a": entry(0, 24, [True, 24])}, "boolean `true`"),
+        ({"a": entry(0, 24, "24")}, "expected a sequence"),
+        ({"a": {**entry(0, 24), "data_offsets": [24, 0]}}, "invalid offset for tensor `a`"),
+        ({"a": {**entry(0, 24), "data_offsets": [0, 24.0]}}, "`24.0`"),
+        ({"a": {**entry(0, 24), "data_offsets": [0]}}, "expected a tuple of size 2"),
+        ({"a": {**entry(0, 24), "dtype": 8}}, "integer `8`"),
+        ({"a": {**entry(0, 24), "dtype": "I4"}}, "unknown variant `I4`"),
+        ({"a": [0, 24]}, "integer `0`"),
+        ({"a": ["U8", [24], [0, 24]]}, "."),
+        ({"\x1b[2J\n" * 1000: entry(4, 24)}, r"invalid offset for tensor `(\\x1b\[2J ?)+"),
+        ([], "sequence"),
+        (b"{", "EOF"),
+        (b'{"\xff": 0}', "utf-8"),
+        (b"[" * 100_000, "."),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "number out of range"),
+        (b'{"a": {"dtype": "U8", "dtype": "U8"}}', "duplicate field `dtype`"),
     ],
 )
 def test_false_headers(tmp_path, header, message):
@@ -148,12 +137,9 @@ def test_false_headers(tmp_path, header, message):
 @pytest.mark.parametrize(
     "length, message",
     [
-        (
-            2**64 - 1,
-            r"its header would have 18,446,744,073,709,551,615 bytes, and 100,000,000 are allowed",
-        ),
-        (100_000_001, r"and 100,000,000 are allowed"),
-        (99_999_999, r"its header has 99,999,999 bytes, the file \d+"),
+        (2**64 - 1, "header too large"),
+        (100_000_001, "header too large"),
+        (99_999_999, "invalid header length"),
     ],
 )
 def test_headers_that_are_too_long(tmp_path, length, message):
@@ -177,8 +163,8 @@ def test_a_header_is_not_read_before_its_length_is_known_to_be_possible(tmp_path
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "it has only 0 bytes"),
-        (b"1234", "it has only 4 bytes"),
+        (b"", "header too small"),
+        (b"1234", "header too small"),
         (b"version https://git-lfs.git", "is a pointer of Git LFS"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_compiled_programs_account_and_one_that_does_not_fit(monkeypatch, caps
         and report["programs"][0]["parts"]["batch"]["device"] == tree_bytes(x)
         and not report["advice"]
     )
-    assert "fits in 1.000 GB" in table(plan) and "XLA_CLIENT_MEM_FRACTION=0.92" in table(plan)
+    assert "fits in 1.000 GB" in table(plan) and "peaks: 1 TFLOP/s (bf16)" in table(plan)
 
     # The command on a device that is too small: its exit code, and what it names.
     monkeypatch.setitem(

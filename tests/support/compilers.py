@@ -7,5 +7,5 @@ from causalcine_jax.planning.compilers import INSTALL, installed
 
 def needs(platform: str):
     """Skips where the compiler for `platform` (tpu or gpu) is not installed, with the command."""
-    module, _, install = INSTALL[platform]
+    module, install = INSTALL[platform]
     return pytest.mark.skipif(not installed(platform), reason=f"needs {module}: {install}")

@@ -10,14 +10,14 @@ from tiny_checkpoints import wan_folder
 from tiny_models import WORDS, tiny_folder, tiny_model
 from tiny_training import tiny_config, tiny_store
 
+from benchmarks.flops import FilmFlops
+from benchmarks.update_flops import update_flops
 from causalcine_jax.convert import load_text_encoder, load_tokenizer, save_model
 from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.errors import UsageError
 from causalcine_jax.film.embeddings import encoder_hash
 from causalcine_jax.parallel.mesh import make_mesh
-from causalcine_jax.planning.flops import FilmFlops
 from causalcine_jax.planning.planned_step import FilmBatch, training_steps
-from causalcine_jax.planning.update_flops import update_flops
 from causalcine_jax.story import Shot, Story, write_story
 from causalcine_jax.training import known_prompts
 from causalcine_jax.training.config import (

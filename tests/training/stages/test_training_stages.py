@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from tiny_models import random_weights
 from tiny_training import tiny_config, tiny_store
 
+from benchmarks.update_flops import COUNTS
 from causalcine_jax.convert import (
     load_metadata,
     load_text_encoder,
@@ -27,7 +28,6 @@ from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.network_sizes import TextEncoderConfig, VAEConfig
-from causalcine_jax.planning.update_flops import COUNTS
 from causalcine_jax.storyworld import (
     VOCABULARY,
     WorldConfig,

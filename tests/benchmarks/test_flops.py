@@ -7,14 +7,7 @@ import jax.numpy as jnp
 import pytest
 from tiny_training import tiny_config
 
-from causalcine_jax.config import MemoryConfig, PassConfig
-from causalcine_jax.models.attention import backends as attention
-from causalcine_jax.models.cache.kv_cache import KVCache
-from causalcine_jax.models.dit import Transformer
-from causalcine_jax.models.packed import noisy_causal, pool_forced, teacher_forced
-from causalcine_jax.models.text.umt5 import UMT5Encoder
-from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
-from causalcine_jax.planning.flops import (
+from benchmarks.flops import (
     FilmFlops,
     Flops,
     chip_of,
@@ -22,7 +15,14 @@ from causalcine_jax.planning.flops import (
     segments,
     text_encoder_flops,
 )
-from causalcine_jax.planning.update_flops import update_flops
+from benchmarks.update_flops import update_flops
+from causalcine_jax.config import MemoryConfig, PassConfig
+from causalcine_jax.models.attention import backends as attention
+from causalcine_jax.models.cache.kv_cache import KVCache
+from causalcine_jax.models.dit import Transformer
+from causalcine_jax.models.packed import noisy_causal, pool_forced, teacher_forced
+from causalcine_jax.models.text.umt5 import UMT5Encoder
+from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig
 from causalcine_jax.training.config import DMDConfig, OptimConfig, SelfForcingConfig
 from causalcine_jax.training.stages.spec import stage_spec
 

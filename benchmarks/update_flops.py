@@ -5,7 +5,7 @@ flops.py counts the passes.
 
 from dataclasses import replace
 
-from causalcine_jax.planning.flops import FilmFlops, Flops, text_encoder_flops
+from benchmarks.flops import FilmFlops, Flops, text_encoder_flops
 from causalcine_jax.training.config import TrainConfig
 
 
