@@ -48,8 +48,7 @@ from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
 KINDS = {"sampler": SamplerConfig, "memory": MemoryConfig, "pool": PoolConfig}
-OLD_POOL = {"dtype": "kv_dtype", "place": "on"}  # names of PoolConfig's fields in old journals
-NEEDED = ("story", *KINDS, "model", "dtype", "chunk_frames", "weights", "start")
+NEEDED = ("story", *KINDS, "model", "dtype", "chunk_frames", "weights", "start", "pool_asked")
 INSTALLED = {folder.name: folder for folder in (EMBEDDED, STUDENT)}
 
 
@@ -212,7 +211,6 @@ class Journal:
             model = load_model(model, fields["dtype"])
         model = dataclasses.replace(model, chunk_frames=fields["chunk_frames"])
         _check_weights(self.folder, fields["weights"], loaded_sample(model))
-        fields = {"pool_asked": True, **fields}  # an older journal does not say
         self._model = {
             name: fields[name] for name in fields if name not in ("schema", "story", *KINDS)
         }
@@ -266,15 +264,13 @@ def _fields(folder: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
         raise UsageError(f"{what} is no journal of a film: its schema is not {SCHEMA}")
     raise_faults(what, [f"{name} is missing" for name in NEEDED if name not in fields])
-    if isinstance(fields["pool"], dict):
-        fields["pool"] = {OLD_POOL.get(name, name): value for name, value in fields["pool"].items()}
     faults = [
         fault for name, kind in KINDS.items() for fault in field_faults(kind, fields[name], name)
     ]
     for name in ("model", "dtype", "start"):
         if not isinstance(fields[name], str | None):
             faults.append(f"{name} must be text or nothing")
-    if not isinstance(fields.get("pool_asked", True), bool):
+    if not isinstance(fields["pool_asked"], bool):
         faults.append("pool_asked must be true or false")
     if not isinstance(fields["weights"], dict):
         faults.append("weights must be a mapping")
