@@ -9,7 +9,6 @@ a server that was stopped or killed goes on where it was.
 """
 
 import argparse
-import json
 import secrets
 import sys
 import threading
@@ -42,9 +41,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--no-browser", action="store_true", help="do not open the address in a browser"
     )
-    told = parser.add_mutually_exclusive_group()
-    told.add_argument("--protocol", action="store_true", help="print the protocol's page, and end")
-    told.add_argument("--schema", action="store_true", help="print its JSON Schema, and end")
     return parser.parse_args(arguments)
 
 
@@ -110,11 +106,6 @@ def refuse_faults(flags: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = parse(arguments)
-    if flags.protocol or flags.schema:
-        from causalcine_jax.serve import protocol, reference
-
-        schema = json.dumps(protocol.json_schema(), indent=2)
-        return print(schema if flags.schema else reference.page(), end="\n" * flags.schema)
     refuse_faults(flags)
     # After the flags are understood: a wrong one should not wait for jax.
     import uvicorn

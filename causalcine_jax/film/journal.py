@@ -22,19 +22,8 @@ from jaxtyping import Float
 from causalcine_jax.config import MemoryConfig, PoolConfig
 from causalcine_jax.diffusion.solvers import SamplerConfig
 from causalcine_jax.errors import DataError, UsageError, disk_faults, raise_faults
+from causalcine_jax.film import journal_files as files
 from causalcine_jax.film.chosen_model import EMBEDDED, STUDENT
-from causalcine_jax.film.journal_files import (
-    FILE,
-    LATENTS,
-    START,
-    chunk_file,
-    chunk_files,
-    digest_of,
-    erase,
-    linked,
-    read_chunks,
-    read_start,
-)
 from causalcine_jax.film.kept_film import KeptChunk
 from causalcine_jax.film.model_folder import Model, latent_size, load_model
 from causalcine_jax.film.record_schema import field_faults
@@ -48,8 +37,7 @@ from causalcine_jax.utils.plain_data import read_plain
 
 SCHEMA = "causalcine/journal@1"
 KINDS = {"sampler": SamplerConfig, "memory": MemoryConfig, "pool": PoolConfig}
-OLD_POOL = {"dtype": "kv_dtype", "place": "on"}  # names of PoolConfig's fields in old journals
-NEEDED = ("story", *KINDS, "model", "dtype", "chunk_frames", "weights", "start")
+NEEDED = ("story", *KINDS, "model", "dtype", "chunk_frames", "weights", "start", "pool_asked")
 INSTALLED = {folder.name: folder for folder in (EMBEDDED, STUDENT)}
 
 
@@ -70,7 +58,7 @@ class Journal:
         self._held = contextlib.ExitStack()
         weakref.finalize(self, self._held.close)  # a director that nobody holds frees its folder
         by_first(lambda: self._held.enter_context(one_writer(self.folder)))
-        by_first(lambda: remove_partials(self.folder / LATENTS))
+        by_first(lambda: remove_partials(self.folder / files.LATENTS))
 
     @classmethod
     def new(cls, folder: str | Path, model: Model, start, pool_asked: bool) -> "Journal":
@@ -89,8 +77,8 @@ class Journal:
         return journal
 
     def _check_empty(self) -> None:
-        files = [self.folder / FILE, *chunk_files(self.folder)]
-        if found := [file for file in files if file.exists()]:
+        kept = [self.folder / files.FILE, *files.chunk_files(self.folder)]
+        if found := [file for file in kept if file.exists()]:
             raise UsageError(
                 f"{self.folder} holds another film ({found[0].name}): go on with that one by "
                 "Director.resume, or give this film a folder of its own"
@@ -106,18 +94,18 @@ class Journal:
             "dtype": model.dtype,
             "chunk_frames": model.chunk_frames,
             "weights": weights,
-            "start": None if start is None else digest_of(start),
+            "start": None if start is None else files.digest_of(start),
             "pool_asked": pool_asked,
         }
         if start is not None:
             save = lambda file: np.save(file, start, allow_pickle=False)
-            by_first(lambda: self._save(self.folder / START, save))
+            by_first(lambda: self._save(self.folder / files.START, save))
 
     def abandon(self) -> None:
         """Removes what a journal that could not be begun has written, and frees the folder."""
         with contextlib.suppress(OSError):
             if is_first():
-                erase(self.folder)
+                files.erase(self.folder)
         self.close()
 
     def close(self) -> None:
@@ -160,11 +148,11 @@ class Journal:
         text = json.dumps(fields, indent=2)  # ASCII, because paths may hold any bytes
         if text != self._written:
             self._written = ""  # unknown, if this is stopped half-way
-            write_text(self.folder / FILE, text)
+            write_text(self.folder / files.FILE, text)
             self._written = text
         for number in range(self._kept, len(chunks)):
             kept, self._end = chunks[number], max(self._end, number + 1)
-            file = chunk_file(self.folder, number)
+            file = files.chunk_file(self.folder, number)
             if earlier is None or not earlier._shared(number, kept, file):
                 self._save(file, lambda file, kept=kept: np.savez(file, **vars(kept)))
             self._kept = number + 1
@@ -174,13 +162,13 @@ class Journal:
         """Makes `other` a second name of that chunk's file here, if the file has this content."""
         with self._writing:
             same = number < len(self._chunks) and self._chunks[number] is chunk
-            return same and linked(chunk_file(self.folder, number), other)
+            return same and files.linked(files.chunk_file(self.folder, number), other)
 
     def _truncate(self, chunk: int) -> None:
         """Removes that chunk and those after it, the earliest first."""
         self._chunks = self._chunks[:chunk]
         self._kept = min(self._kept, chunk)  # if this fails, the removed ones are written again
-        for file in sorted(chunk_files(self.folder), key=lambda file: int(file.stem)):
+        for file in sorted(files.chunk_files(self.folder), key=lambda file: int(file.stem)):
             if int(file.stem) >= chunk:
                 with disk_faults(f"cannot remove {file}"):
                     file.unlink(missing_ok=True)
@@ -204,19 +192,18 @@ class Journal:
         if model is None:
             if fields["model"] is None:
                 raise UsageError(
-                    f"{self.folder / FILE} names no model folder: name the model that goes on "
-                    "with the film"
+                    f"{self.folder / files.FILE} names no model folder: name the model that goes "
+                    "on with the film"
                 )
             model = INSTALLED.get(fields["model"], fields["model"])
         if not isinstance(model, Model):
             model = load_model(model, fields["dtype"])
         model = dataclasses.replace(model, chunk_frames=fields["chunk_frames"])
         _check_weights(self.folder, fields["weights"], loaded_sample(model))
-        fields = {"pool_asked": True, **fields}  # an older journal does not say
         self._model = {
             name: fields[name] for name in fields if name not in ("schema", "story", *KINDS)
         }
-        story = Story.from_dict(fields["story"], what=str(self.folder / FILE), fewest_shots=0)
+        story = Story.from_dict(fields["story"], what=str(self.folder / files.FILE), fewest_shots=0)
         model = dataclasses.replace(model, negative=story.negative)  # the one that was used
         story = model.completed(story)
         size = latent_size(model, *story.video.size)
@@ -230,8 +217,8 @@ class Journal:
             memory,
             pool,
             fields["pool_asked"],
-            by_all(lambda: tuple(read_chunks(self.folder, shape, layers))),
-            by_all(lambda: read_start(self.folder, fields["start"])),
+            by_all(lambda: tuple(files.read_chunks(self.folder, shape, layers))),
+            by_all(lambda: files.read_start(self.folder, fields["start"])),
         )
 
 
@@ -259,22 +246,20 @@ def kept_pool(folder: Path) -> PoolConfig:
 
 def _fields(folder: Path) -> dict[str, Any]:
     """The content of journal.json, its fields checked."""
-    what = str(folder / FILE)
-    if not (folder / FILE).is_file():
-        raise DataError(f"no film was begun in {folder}: it has no {FILE}")
-    fields = read_plain(folder / FILE)
+    what = str(folder / files.FILE)
+    if not (folder / files.FILE).is_file():
+        raise DataError(f"no film was begun in {folder}: it has no {files.FILE}")
+    fields = read_plain(folder / files.FILE)
     if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
         raise UsageError(f"{what} is no journal of a film: its schema is not {SCHEMA}")
     raise_faults(what, [f"{name} is missing" for name in NEEDED if name not in fields])
-    if isinstance(fields["pool"], dict):
-        fields["pool"] = {OLD_POOL.get(name, name): value for name, value in fields["pool"].items()}
     faults = [
         fault for name, kind in KINDS.items() for fault in field_faults(kind, fields[name], name)
     ]
     for name in ("model", "dtype", "start"):
         if not isinstance(fields[name], str | None):
             faults.append(f"{name} must be text or nothing")
-    if not isinstance(fields.get("pool_asked", True), bool):
+    if not isinstance(fields["pool_asked"], bool):
         faults.append("pool_asked must be true or false")
     if not isinstance(fields["weights"], dict):
         faults.append("weights must be a mapping")

@@ -96,14 +96,9 @@ def roll_chunk(
 
     `finite.NotFinite` if latents or frames hold NaN or infinity.
     """
-    before = state
     state, output = roll_latents(model, state, prompt, settings, latents=latents, wait=wait)
     clock = LapTimer(wait, output.seconds)
-    try:
-        video, vae_cache = decode_next(model, state.vae_cache, output.latents)
-    except finite.NotFinite as error:
-        noise, _ = chunk_noise(model, before, settings)
-        raise finite.with_layer(error, model.transformer, noise, prompt) from None
+    video, vae_cache = decode_next(model, state.vae_cache, output.latents)
     state = dataclasses.replace(state, vae_cache=vae_cache)
     clock.lap("decode", video)
     frames = gather_to_host(video)[0]

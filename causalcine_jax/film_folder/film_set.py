@@ -211,8 +211,6 @@ def _agree(out: Path, fields: dict[str, Any]) -> None:
     there = read_plain(file)
     if not isinstance(there, dict) or not isinstance(there.get("choices", {}), dict):
         raise UsageError(f"{file} was edited, and does not say what films are made with: delete it")
-    if "networks" not in there:  # in sets begun by an older version
-        del fields["networks"]
     was, now = flat_settings(there), flat_settings(fields)
     raise_faults(
         f"{out} holds films made otherwise (choose another --out)",

@@ -54,15 +54,9 @@ from causalcine_jax.film_folder.unfinished import (
 from causalcine_jax.parallel.processes import by_all, by_first, is_first
 from causalcine_jax.render.contact_sheet import save_contact_sheet
 from causalcine_jax.render.mp4 import check_size, film_bytes, viewing_scale
+from causalcine_jax.utils import output
 from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.environment import device, software
-from causalcine_jax.utils.output import (
-    check_absent,
-    check_disk,
-    one_writer,
-    remove_files,
-    there_already,
-)
 
 BESIDE = 8 << 20  # bytes of the pictures and the record beside a film
 
@@ -116,10 +110,10 @@ class Place:
 
 
 def _hold(held: contextlib.ExitStack, out: Path, overwrite: bool, resume: bool) -> None:
-    held.enter_context(one_writer(out, FILES))
+    held.enter_context(output.one_writer(out, FILES))
     if not overwrite and not resume:
         check_no_unfinished_film(out)
-        check_absent(out, FILES)
+        output.check_absent(out, FILES)
 
 
 def _generate(
@@ -241,7 +235,7 @@ def _director(setup: Setup, choices: Choices, opened: Opening | None, place: Pla
 
 def _clear(place: Place) -> None:
     """Removes what is left of an earlier film."""
-    remove_files(place.out, FILES)
+    output.remove_files(place.out, FILES)
     if not place.resume:
         remove_unfinished(place.out)
 
@@ -250,13 +244,13 @@ def _check_file(director: Director, out: Path, scale: int) -> None:
     """Raises if the film's frames do not fit a film.mp4, or the film may not fit the disk."""
     height, width = director.story.video.size
     check_size(height, width, scale)
-    there = there_already(out, (*FILES, f"{journal_folder(out).name}/**/*"))
+    there = output.there_already(out, (*FILES, f"{journal_folder(out).name}/**/*"))
     earlier = sum(file.stat().st_size for file in there if file.is_file())
     needed = film_bytes(director.resolved.frames, height, width, scale) + BESIDE
     model = director.model
     latents = math.prod(latent_size(model, height, width)) * model.transformer.config.in_dim * 4
     needed += director.resolved.chunks * model.chunk_frames * latents  # the journal
-    check_disk(needed, out, freed=earlier)
+    output.check_disk(needed, out, freed=earlier)
 
 
 def _beside(work: Callable[[], str]) -> Callable[[], str]:

@@ -22,24 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 
 from causalcine_jax.errors import DataError, UsageError
-from causalcine_jax.serve.client_messages import (
-    Branch,
-    Ping,
-    PlaybackReport,
-    Retake,
-    SessionPause,
-    SessionResume,
-    SessionStart,
-    SessionStop,
-    SessionWatch,
-    ShotAppend,
-    ShotCutNow,
-    ShotRemove,
-    ShotReorder,
-    ShotUpdate,
-    Snapshot,
-    TakeOpen,
-)
+from causalcine_jax.serve import client_messages as messages
 from causalcine_jax.serve.parts import PROTOCOL, NewShot
 from causalcine_jax.serve.protocol import read_server, written
 
@@ -99,10 +82,10 @@ class Orders:
         """Fields of session.start: global_caption, story, record, resume_token, seed, pace, ..."""
         if record := fields.get("record"):  # whole records outgrow a message
             fields["record"] = {key: record[key] for key in ("schema", "story") if key in record}
-        return self.send(SessionStart(type="session.start", **fields))
+        return self.send(messages.SessionStart(type="session.start", **fields))
 
     def watch(self, watch_token: str, **of: Any) -> Any:
-        return self.send(SessionWatch(type="session.watch", watch_token=watch_token, **of))
+        return self.send(messages.SessionWatch(type="session.watch", watch_token=watch_token, **of))
 
     def shot(
         self,
@@ -116,49 +99,51 @@ class Orders:
     ) -> Any:
         """Queues a shot, after all others or before the queued shot `before`."""
         shot = NewShot(caption=caption, chunks=chunks, seconds=seconds, seed=seed)
-        message = ShotAppend(type="shot.append", shot=shot, before=before, event_id=event_id)
+        message = messages.ShotAppend(
+            type="shot.append", shot=shot, before=before, event_id=event_id
+        )
         return self.send(message)
 
     def cut(self, caption: str | None = None, *, event_id: str | None = None, **length: Any) -> Any:
         """Cuts at the next chunk, to a new shot or to the first queued one."""
         shot = None if caption is None else NewShot(caption=caption, **length)
-        return self.send(ShotCutNow(type="shot.cut_now", shot=shot, event_id=event_id))
+        return self.send(messages.ShotCutNow(type="shot.cut_now", shot=shot, event_id=event_id))
 
     def update(self, shot_id: str, **fields: Any) -> Any:
-        return self.send(ShotUpdate(type="shot.update", shot_id=shot_id, **fields))
+        return self.send(messages.ShotUpdate(type="shot.update", shot_id=shot_id, **fields))
 
     def reorder(self, *shot_ids: str, **of: Any) -> Any:
-        return self.send(ShotReorder(type="shot.reorder", shot_ids=shot_ids, **of))
+        return self.send(messages.ShotReorder(type="shot.reorder", shot_ids=shot_ids, **of))
 
     def remove(self, shot_id: str, **of: Any) -> Any:
-        return self.send(ShotRemove(type="shot.remove", shot_id=shot_id, **of))
+        return self.send(messages.ShotRemove(type="shot.remove", shot_id=shot_id, **of))
 
     def retake(self, shot_id: str, **fields: Any) -> Any:
-        return self.send(Retake(type="retake", shot_id=shot_id, **fields))
+        return self.send(messages.Retake(type="retake", shot_id=shot_id, **fields))
 
     def branch(self, shot_id: str, **of: Any) -> Any:
-        return self.send(Branch(type="branch", shot_id=shot_id, **of))
+        return self.send(messages.Branch(type="branch", shot_id=shot_id, **of))
 
     def open_take(self, take_id: str, **of: Any) -> Any:
-        return self.send(TakeOpen(type="take.open", take_id=take_id, **of))
+        return self.send(messages.TakeOpen(type="take.open", take_id=take_id, **of))
 
     def pause(self, **of: Any) -> Any:
-        return self.send(SessionPause(type="session.pause", **of))
+        return self.send(messages.SessionPause(type="session.pause", **of))
 
     def resume(self, **of: Any) -> Any:
-        return self.send(SessionResume(type="session.resume", **of))
+        return self.send(messages.SessionResume(type="session.resume", **of))
 
     def stop(self, **of: Any) -> Any:
-        return self.send(SessionStop(type="session.stop", **of))
+        return self.send(messages.SessionStop(type="session.stop", **of))
 
     def snapshot(self, **of: Any) -> Any:
-        return self.send(Snapshot(type="snapshot", **of))
+        return self.send(messages.Snapshot(type="snapshot", **of))
 
     def ping(self, **of: Any) -> Any:
-        return self.send(Ping(type="ping", **of))
+        return self.send(messages.Ping(type="ping", **of))
 
     def report(self, position_s: float, buffered_s: float = 0.0, playing: bool = False) -> Any:
-        told = PlaybackReport(
+        told = messages.PlaybackReport(
             type="playback.report", position_s=position_s, buffered_s=buffered_s, playing=playing
         )
         return self.send(told)

@@ -176,8 +176,6 @@ class Jobs:
         for file in sorted(self._folder.glob("video_*.json")):
             with contextlib.suppress(Exception):
                 job = Job(**read_plain(file))
-                if job.open and job.start is None:  # of an earlier version
-                    job.fail("stopped", "the server was stopped")
                 self.all[job.id] = job
 
     def go_on(self) -> None:

@@ -10,21 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from causalcine_jax.errors import UsageError
+from causalcine_jax.serve import client_messages as messages
 from causalcine_jax.serve import shot_queue
-from causalcine_jax.serve.client_messages import (
-    Branch,
-    PlaybackReport,
-    Retake,
-    SessionPause,
-    SessionResume,
-    SessionStop,
-    ShotAppend,
-    ShotCutNow,
-    ShotRemove,
-    ShotReorder,
-    ShotUpdate,
-    TakeOpen,
-)
 from causalcine_jax.serve.parts import NewShot, QueuedShot
 from causalcine_jax.serve.playback import DRY
 from causalcine_jax.serve.protocol import Refused
@@ -44,11 +31,11 @@ def order(session: Session, message: Any) -> None:
     ORDERS[type(message)](session, message)
 
 
-def append(session: Session, message: ShotAppend) -> None:
+def append(session: Session, message: messages.ShotAppend) -> None:
     _receive(session, message.shot, message.event_id, message.before, chunks_left(session))
 
 
-def cut_now(session: Session, message: ShotCutNow) -> None:
+def cut_now(session: Session, message: messages.ShotCutNow) -> None:
     queue = session.project.queue
     if message.shot is not None:
         before = queue[0].shot_id if queue else None
@@ -60,7 +47,7 @@ def cut_now(session: Session, message: ShotCutNow) -> None:
         session.requeue(queue, message.event_id)
 
 
-def update(session: Session, message: ShotUpdate) -> None:
+def update(session: Session, message: messages.ShotUpdate) -> None:
     project, chunks = session.project, None
     filmed, made = filmed_shot(session)
     if message.seconds is not None or message.chunks is not None:
@@ -82,34 +69,34 @@ def update(session: Session, message: ShotUpdate) -> None:
     session.requeue(shots, message.event_id)
 
 
-def reorder(session: Session, message: ShotReorder) -> None:
+def reorder(session: Session, message: messages.ShotReorder) -> None:
     session.requeue(shot_queue.reordered(session.project.queue, message.shot_ids), message.event_id)
 
 
-def remove(session: Session, message: ShotRemove) -> None:
+def remove(session: Session, message: messages.ShotRemove) -> None:
     shots = shot_queue.without(session.project.queue, message.shot_id)
     session.cut = session.cut and bool(shots)  # else nothing is left to cut to
     session.requeue(shots, message.event_id)
 
 
-def pause(session: Session, message: SessionPause | SessionResume) -> None:
-    session.paused = isinstance(message, SessionPause)
+def pause(session: Session, message: messages.SessionPause | messages.SessionResume) -> None:
+    session.paused = isinstance(message, messages.SessionPause)
     session.say_status(message.event_id)
     session.change()
 
 
-def stop(session: Session, message: SessionStop) -> None:
+def stop(session: Session, message: messages.SessionStop) -> None:
     session.stop("stopped")
 
 
-def report(session: Session, message: PlaybackReport) -> None:
+def report(session: Session, message: messages.PlaybackReport) -> None:
     stands = message.playing and message.buffered_s < DRY
     late = session.publisher.late(message.position_s) if stands else 0.0
     session.playback.report(message.position_s, message.playing, late)
     session.change()
 
 
-def retake(session: Session, message: Retake) -> None:
+def retake(session: Session, message: messages.Retake) -> None:
     _check_begun(session, message.shot_id)
     if message.caption is not None:
         check_caption(session, message.caption, "caption", message.shot_id)
@@ -125,12 +112,12 @@ def retake(session: Session, message: Retake) -> None:
     _new_take(session, message, "retake", again)
 
 
-def branch(session: Session, message: Branch) -> None:
+def branch(session: Session, message: messages.Branch) -> None:
     _check_begun(session, message.shot_id)
     _new_take(session, message, "branch", lambda shots: ())
 
 
-def open_take(session: Session, message: TakeOpen) -> None:
+def open_take(session: Session, message: messages.TakeOpen) -> None:
     project = session.project
     project.known(message.take_id)
 
@@ -219,7 +206,9 @@ def _check_begun(session: Session, shot_id: str) -> None:
 Requeued = Callable[[tuple[QueuedShot, ...]], tuple[QueuedShot, ...]]
 
 
-def _new_take(session: Session, message: Retake | Branch, why: str, requeued: Requeued) -> None:
+def _new_take(
+    session: Session, message: messages.Retake | messages.Branch, why: str, requeued: Requeued
+) -> None:
     """A take that leaves the current one where the shot begins.
 
     requeued  which of the shots from there on are queued again
@@ -282,16 +271,16 @@ def _say_begun(session: Session, event_id: str | None, replay: bool = False) -> 
 
 
 ORDERS: dict[type, Callable[[Session, Any], None]] = {
-    ShotAppend: append,
-    ShotCutNow: cut_now,
-    ShotUpdate: update,
-    ShotReorder: reorder,
-    ShotRemove: remove,
-    SessionPause: pause,
-    SessionResume: pause,
-    SessionStop: stop,
-    PlaybackReport: report,
-    Retake: retake,
-    Branch: branch,
-    TakeOpen: open_take,
+    messages.ShotAppend: append,
+    messages.ShotCutNow: cut_now,
+    messages.ShotUpdate: update,
+    messages.ShotReorder: reorder,
+    messages.ShotRemove: remove,
+    messages.SessionPause: pause,
+    messages.SessionResume: pause,
+    messages.SessionStop: stop,
+    messages.PlaybackReport: report,
+    messages.Retake: retake,
+    messages.Branch: branch,
+    messages.TakeOpen: open_take,
 }

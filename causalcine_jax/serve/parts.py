@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,8 +21,6 @@ from causalcine_jax.story_schema import LONGEST_SHOT, MAX_SEED
 PROTOCOL = "causalcine.v1"
 LONGEST_CAPTION = 2_000  # characters
 LONGEST_ID = 80
-# Films that were kept by earlier versions have the other name.
-RETRIEVED = AliasChoices("retrieved", "recalled")
 MOST_SHOTS = 64  # queued by a client, and in a story that it sends
 MOST_QUEUED = 1024  # with those of the film that a retake queues again
 
@@ -150,7 +147,7 @@ class ChunkInfo(FromServer):
     shot_id: str
     is_cut: bool
     """A new shot begins here; false for the film's beginning."""
-    retrieved: tuple[Retrieved, ...] = Field((), validation_alias=RETRIEVED)
+    retrieved: tuple[Retrieved, ...] = ()
     """Most retrieved first."""
     timings: dict[str, float] = {}
     """Seconds spent per stage: denoise, commit, decode, encode, and wait for the device."""

@@ -1,6 +1,7 @@
 """How often a client may ask: over its socket, and by HTTP for what costs work."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from causalcine_jax.serve.protocol import Refused
 
 LONGEST_WAIT = 2.0  # seconds that a request waits for its turn
-MOST_CLIENTS = 1024  # that are remembered, before those that rest are forgotten
+MOST_CLIENTS = 1024  # that are remembered; whoever asked longest ago is forgotten first
 
 
 class Rate:
@@ -29,29 +30,18 @@ class Rate:
             self._left -= 1
         return wait
 
-    @property
-    def rests(self) -> bool:
-        """Whether its next burst is whole again: forgetting it changes nothing."""
-        return self._now() - self._at >= 2 + LONGEST_WAIT
-
 
 class ClientRates:
     """A rate per address and film: all clients show the same token, and pages ask for pictures."""
 
     def __init__(self, per_second: float):
         self._per_second = per_second
-        self._rates: dict[tuple[str, str], Rate] = {}
+        self._of = functools.lru_cache(MOST_CLIENTS)(lambda address, film: Rate(per_second))
 
     async def turn(self, request: Request) -> None:
         """Waits until the client may ask. `Refused` if that would take too long."""
         address = request.client.host if request.client else ""
-        key = address, request.path_params.get("session", "")
-        if key not in self._rates and len(self._rates) >= MOST_CLIENTS:
-            self._rates = {key: rate for key, rate in self._rates.items() if not rate.rests}
-            if len(self._rates) >= MOST_CLIENTS:
-                self._rates.pop(next(iter(self._rates)))
-        rate = self._rates.setdefault(key, Rate(self._per_second))
-        wait = rate.count(LONGEST_WAIT)
+        wait = self._of(address, request.path_params.get("session", "")).count(LONGEST_WAIT)
         if wait > LONGEST_WAIT:
             told = f"at most {self._per_second:g} requests a second"
             raise Refused("too_many", told, None, retryable=True, retry_after_s=LONGEST_WAIT)

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from causalcine_jax.clock import first_frame_of_chunk
 from causalcine_jax.errors import UsageError
+from causalcine_jax.serve import server_messages as messages
 from causalcine_jax.serve.age import Age
 from causalcine_jax.serve.engine import FilmDirector
 from causalcine_jax.serve.outbox import Outbox
@@ -27,16 +28,6 @@ from causalcine_jax.serve.project import Project
 from causalcine_jax.serve.protocol import Refused
 from causalcine_jax.serve.publish import Publisher
 from causalcine_jax.serve.resources import DeskResources
-from causalcine_jax.serve.server_messages import (
-    OVER,
-    EndReason,
-    Queue,
-    SessionDone,
-    SessionMetrics,
-    SessionState,
-    SessionStatus,
-    Status,
-)
 from causalcine_jax.serve.timeline import session_state
 from causalcine_jax.serve.turns import Seen, in_words, next_chunk
 
@@ -67,9 +58,9 @@ class Session:
         self.head = replace(director.story, shots=())
         self.look()
         self.paused, self.cut = False, False
-        self.status: Status = "starved"
+        self.status: messages.Status = "starved"
         self.turns: deque[tuple[str | None, Callable[[], Awaitable[None]]]] = deque()
-        self.done, self.ended = asyncio.Event(), SessionDone(reason="stopped")
+        self.done, self.ended = asyncio.Event(), messages.SessionDone(reason="stopped")
         self._changed, self.stopping = asyncio.Event(), False
         self._age, self._measured = Age(), time.monotonic()
 
@@ -103,9 +94,11 @@ class Session:
         """Looks again at what to do."""
         self._changed.set()
 
-    def stop(self, reason: EndReason, message: str = "") -> None:
+    def stop(self, reason: messages.EndReason, message: str = "") -> None:
         """Ends after the current chunk; the film stays in its folder."""
-        self.ended = SessionDone(reason=reason, take_id=self.project.take_id, message=message)
+        self.ended = messages.SessionDone(
+            reason=reason, take_id=self.project.take_id, message=message
+        )
         self.stopping = True
         self.change()
 
@@ -150,14 +143,14 @@ class Session:
         """Seconds of film made."""
         return self.time_of(self.seen.next_chunk)
 
-    def state(self, event_id: str | None = None) -> SessionState:
+    def state(self, event_id: str | None = None) -> messages.SessionState:
         return session_state(self.project, self.status, event_id)
 
     def requeue(self, shots: tuple[QueuedShot, ...], event_id: str | None = None) -> None:
         """Replaces the queue, keeps it, and tells all clients."""
         self.project.queue = shots
         self.project.save()
-        self.tell(Queue(event_id=event_id, beginning=self.project.beginning, shots=shots))
+        self.tell(messages.Queue(event_id=event_id, beginning=self.project.beginning, shots=shots))
         self.change()
 
     async def _run(self) -> None:
@@ -195,19 +188,19 @@ class Session:
         except Refused as refused:
             self.tell_director(refused.error.model_copy(update={"event_id": event_id}))
 
-    def say_status(self, event_id: str | None = None) -> Status:
+    def say_status(self, event_id: str | None = None) -> messages.Status:
         """What the session does now; all clients are told if it changed, or if `event_id` asked."""
         status = self._status()
         changed = status != self.status
-        too_early = status in OVER and not self.publisher.idle  # the last chunk goes first
+        too_early = status in messages.OVER and not self.publisher.idle  # the last chunk goes first
         if event_id is not None or (changed and not too_early):
             self.status = status
-            self.tell(SessionStatus(status=status, event_id=event_id))
+            self.tell(messages.SessionStatus(status=status, event_id=event_id))
         if self._clients() and time.monotonic() - self._measured > 1.0:
             self._measured, made = time.monotonic(), self._made_s
             own = {self.project.session_id} if status == "making" else set()
             self.tell(
-                SessionMetrics(
+                messages.SessionMetrics(
                     fps=self.publisher.fps,
                     made_s=made,
                     lead_s=made - self.playback.position(made),
@@ -219,7 +212,7 @@ class Session:
             )
         return status
 
-    def _status(self) -> Status:
+    def _status(self) -> messages.Status:
         seen, made = self.seen, self._made_s
         if self.paused or not self._clients():
             return "paused"

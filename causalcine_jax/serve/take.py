@@ -45,7 +45,7 @@ class Take:
         take.own = list(_chunks(folder))
         take.digests = [None] * len(take.own)
         take.shots = {shot.shot_id: shot for shot in read_shots(kept["shots"])}
-        take.waiting = read_shots(kept.get("waiting", ()))  # older versions did not keep them
+        take.waiting = read_shots(kept["waiting"])
         return take
 
     def save(self, folder: Path) -> None:

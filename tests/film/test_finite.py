@@ -27,9 +27,9 @@ def overflowing(part: str, name: str, layer: int | None = None):
 @pytest.mark.parametrize(
     ("part", "name", "layer", "said"),
     [
-        ("transformer", ".patch_embedding", None, "transformer.*in its embeddings or block 0"),
-        ("transformer", ".blocks.ffn_2.weight", 0, "transformer.*first in block 0 or 1"),
-        ("transformer", ".blocks.ffn_2.weight", 1, "transformer.*after its last attention"),
+        ("transformer", ".patch_embedding", None, "the transformer gives NaN"),
+        ("transformer", ".blocks.ffn_2.weight", 0, "the transformer gives NaN"),
+        ("transformer", ".blocks.ffn_2.weight", 1, "the transformer gives NaN"),
         ("text_encoder", ".blocks.ffn", None, "text encoder.*the prompt 'Mia waves.'"),
         ("vae", ".decoder.conv1", None, "VAE's decoder gives NaN"),
     ],

@@ -375,16 +375,6 @@ def test_a_story_that_was_stopped_while_it_is_written_is_written_again(
     assert json.loads((tmp_path / "journal.json").read_text())["story"]["seed"] == STORY.seed
 
 
-def test_a_journal_with_the_pools_old_names_is_read(model, tmp_path):
-    begun(model, tmp_path, 3).close()
-    file = tmp_path / "journal.json"
-    told = json.loads(file.read_text())
-    pool = told["pool"]
-    told["pool"] = {"frames": 9, "gb": None, "dtype": pool["kv_dtype"], "place": pool["on"]}
-    file.write_text(json.dumps(told))
-    assert Director.resume(tmp_path, model).settings.pool == PoolConfig(9)
-
-
 def test_a_chunk_that_cannot_be_read_now_is_not_taken_for_damaged(model, tmp_path):
     """Else it and all chunks after it would be removed and made again."""
     begun(model, tmp_path, 3).close()

@@ -163,7 +163,7 @@ def test_an_asked_json_of_before_goes_on(folder, straight, tmp_path, monkeypatch
 def test_a_film_that_would_fail_again_does_not_say_to_go_on_with_it(
     folder, tmp_path, monkeypatch, capsys
 ):
-    stop_after(monkeypatch, 2, NotFinite("transformer", ""))
+    stop_after(monkeypatch, 2, NotFinite("transformer"))
     with pytest.raises(NotFinite):
         generate(Recipe(STORY), tmp_path, model=folder, choices=CHOICES, progress=False)
     said = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """causalcine.v1: what is refused and why, what both sides ignore, and its page."""
 
 import json
+import runpy
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,6 @@ from causalcine_jax.serve.protocol import (
     read_client,
     written,
 )
-from causalcine_jax.serve.reference import page
 from causalcine_jax.serve.server_messages import Queue
 
 CAPTIONS = st.text(min_size=1, max_size=60).filter(str.strip)
@@ -94,4 +94,5 @@ def test_the_schema_describes_every_message():
 
 
 def test_the_page_of_the_protocol_is_written_from_the_types():
+    page = runpy.run_path(str(ROOT / "docs" / "_ext" / "protocol_page.py"))["page"]
     assert (ROOT / "docs" / "protocol.md").read_text("utf-8") == page()

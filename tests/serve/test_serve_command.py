@@ -1,7 +1,5 @@
 """`causalcine serve`: what it refuses before it starts; every route behind the token."""
 
-import json
-
 import pytest
 from served_desk import TOKEN
 from starlette.routing import Route
@@ -74,9 +72,11 @@ def test_a_port_that_is_taken_is_named():
             listening("127.0.0.1", port)
 
 
-def test_the_schema_is_printed(capsys):
-    command(["serve", "--schema"])
-    assert json.loads(capsys.readouterr().out)["properties"].keys() == {"client", "server"}
+def test_the_schema_is_served(tmp_path):
+    guard = desk_app(Desk(MockEngine(), tmp_path), TOKEN)
+    with TestClient(guard, base_url="http://localhost") as client:
+        schema = client.get("/v1/schema", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    assert schema["properties"].keys() == {"client", "server"}
 
 
 def test_every_route_but_those_of_probes_needs_the_token(tmp_path):

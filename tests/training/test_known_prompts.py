@@ -12,6 +12,7 @@ from tiny_training import tiny_config, tiny_store
 
 from benchmarks.flops import FilmFlops
 from benchmarks.update_flops import update_flops
+from causalcine_jax import convert
 from causalcine_jax.convert import load_text_encoder, load_tokenizer, save_model
 from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.errors import UsageError
@@ -62,7 +63,7 @@ def no_text_encoder(monkeypatch):
         raise AssertionError("a text encoder is loaded")
 
     def use():
-        for module in (build, distillation, known_prompts):
+        for module in (convert, distillation, known_prompts):
             monkeypatch.setattr(module, "load_text_encoder", refused)
 
     return use

@@ -17,35 +17,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from causalcine_jax.convert import (
-    load_text_encoder,
-    load_tokenizer,
-    load_transformer,
-    load_vae,
-    save_model,
-)
+from causalcine_jax import convert
 from causalcine_jax.data.clips import Clips, clip_batches, paint
 from causalcine_jax.data.encode_command import tokenizer_of
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.parallel.gathering import gather_to_host
 from causalcine_jax.parallel.mesh import make_mesh, own_part
+from causalcine_jax.training import film_data, film_stores
 from causalcine_jax.training.config import TrainConfig
-from causalcine_jax.training.film_data import (
-    HELD_OUT_OFFSET,
-    film_loader,
-    films_note,
-    held_out_batches,
-    rollout_facts,
-    visits_of,
-)
-from causalcine_jax.training.film_stores import (
-    check_batch_room,
-    check_store,
-    film_vae,
-    open_store,
-    vae_folder,
-)
 from causalcine_jax.training.known_prompts import null_prompt, sizes_of
 from causalcine_jax.training.sample import embed_ahead, sampling
 from causalcine_jax.training.stages.adapters import adapter_bases, bases, export_adapters
@@ -72,7 +52,9 @@ def _on_films(config: TrainConfig) -> Stage:
     init = Path(config.init) if config.init else None
     if init and not init.exists():
         raise DataError(f"no model at {init} (init): there is no such file or folder")
-    tokenizer = load_tokenizer(init) if init else tokenizer_of(vae_folder(config))
+    tokenizer = (
+        convert.load_tokenizer(init) if init else tokenizer_of(film_stores.vae_folder(config))
+    )
     embed_ahead(config, tokenizer)
     loaded, sized = _networks(config, init) if init else ({}, config)
     sizes, text_sizes = sized.transformer, sized.text_encoder
@@ -86,23 +68,23 @@ def _on_films(config: TrainConfig) -> Stage:
             f"{init}: its transformer reads text of width {sizes.text_dim}, "
             f"its text encoder gives {text_sizes.dim}"
         )
-    vae = film_vae(config)
-    store = open_store(config, vae, sizes)
-    check_store(config, store, vae, tokenizer, sizes)
-    loader = film_loader(config, store, visits_of(config, store, tokenizer))
+    vae = film_stores.film_vae(config)
+    store = film_stores.open_store(config, vae, sizes)
+    film_stores.check_store(config, store, vae, tokenizer, sizes)
+    loader = film_data.film_loader(config, store, film_data.visits_of(config, store, tokenizer))
     fixed = {} if config.train_text_encoder else {"text_encoder": loaded.get("text_encoder", init)}
     sampler = {
         "steps": config.sample.steps,
         "guidance": config.sample.guidance,
         "shift": config.time.shift,
     }
-    defaults = rollout_facts(config, store, vae, init) | {"sampler": sampler}
+    defaults = film_data.rollout_facts(config, store, vae, init) | {"sampler": sampler}
 
     loaded = bases(loaded, config)
     adapted = adapter_bases(loaded)
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
-        save_model(
+        convert.save_model(
             folder,
             **fixed,
             **export_adapters(trained, adapted, folder, config, config.init),
@@ -121,8 +103,8 @@ def _on_films(config: TrainConfig) -> Stage:
         sample=sample,
         bad=lambda: len(loader.bad_records),
         of_each_size=loader.of_each_size,
-        held_out=held_out_batches(config, vae, tokenizer, sizes),
-        notes=(films_note(config, store), *notes),
+        held_out=film_data.held_out_batches(config, vae, tokenizer, sizes),
+        notes=(film_data.films_note(config, store), *notes),
     )
 
 
@@ -132,7 +114,7 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
     With data.embeddings there is no text encoder.
     """
     mesh = make_mesh(config.seq)
-    transformer = grown(load_transformer(init, mesh=mesh), config)
+    transformer = grown(convert.load_transformer(init, mesh=mesh), config)
     if config.data.embeddings:
         _, text_sizes = sizes_of(init)
         sized = replace(config, transformer=transformer.config, text_encoder=text_sizes)
@@ -140,13 +122,13 @@ def _networks(config: TrainConfig, init: Path) -> tuple[Nets, TrainConfig]:
     # A text encoder that is not trained needs no float32 copy: UMT5-XXL is 11 GB in the bfloat16 of
     # its checkpoint.
     text_dtype = jnp.float32 if config.train_text_encoder else jnp.dtype(config.dtype)
-    text_encoder = load_text_encoder(init, text_dtype, mesh=mesh)
+    text_encoder = convert.load_text_encoder(init, text_dtype, mesh=mesh)
     sized = replace(config, transformer=transformer.config, text_encoder=text_encoder.cfg)
     return {"transformer": transformer, "text_encoder": text_encoder}, sized
 
 
 def _on_clips(config: TrainConfig) -> Stage:
-    loaded: Nets = {"vae": load_vae(config.init)} if config.init else {}
+    loaded: Nets = {"vae": convert.load_vae(config.init)} if config.init else {}
     sized = replace(config, vae=loaded["vae"].cfg) if loaded else config
     clips = _clips(sized, config.data.seed)
     index, count = own_part(make_mesh(config.seq))
@@ -155,12 +137,14 @@ def _on_clips(config: TrainConfig) -> Stage:
         raise UsageError(
             f"data.clips_per_story {clips.per_story} does not divide a process's batch of {own}"
         )
-    check_batch_room(config.batch, own * clips.frames * clips.height * clips.width * 3)
+    film_stores.check_batch_room(config.batch, own * clips.frames * clips.height * clips.width * 3)
     parts = {"process_index": index, "process_count": count}
     held_out = ()
     if config.held_out.every:
         unseen = replace(sized, data=replace(config.data, clips_per_story=1))
-        batches = clip_batches(_clips(unseen, config.data.seed + HELD_OUT_OFFSET), own, **parts)
+        batches = clip_batches(
+            _clips(unseen, config.data.seed + film_data.HELD_OUT_OFFSET), own, **parts
+        )
         held_out = tuple(itertools.islice(batches, config.held_out.films // config.batch))
 
     def export(trained: Nets, folder: Path, facts: dict) -> None:
@@ -175,7 +159,7 @@ def _on_clips(config: TrainConfig) -> Stage:
         rounded = lambda leaf: leaf.astype(dtype).astype(leaf.dtype)
         # What was trained may be rounded: no latents were made with it yet.
         vae = in_parts(vae, lambda part: part not in fixed, rounded)
-        save_model(folder, vae=vae, dtype=dtype, metadata=facts)
+        convert.save_model(folder, vae=vae, dtype=dtype, metadata=facts)
 
     return stage_spec(sized, ()).stage(
         loaded,

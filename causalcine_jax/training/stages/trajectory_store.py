@@ -26,7 +26,7 @@ from causalcine_jax.data.latent_store import LatentStore, StoreRecord, StoreSpec
 from causalcine_jax.data.latent_writer import LatentStoreWriter, NewRecord
 from causalcine_jax.data.loader import ReadableRecords, Visit
 from causalcine_jax.data.mixed_store import MixedStore
-from causalcine_jax.data.store_layout import partial_path, read_spec
+from causalcine_jax.data.store_layout import partial_path
 from causalcine_jax.errors import UsageError
 from causalcine_jax.models.dit import Transformer
 from causalcine_jax.models.text.umt5 import UMT5Encoder
@@ -114,7 +114,7 @@ def write_trajectories(
     spec = trajectory_spec(films, task, settings)
     check_same({f"whether {path} is there": path.exists()})
     if path.exists():
-        return LatentStoreWriter(path, _as_recorded(spec, read_spec(path)), flag=FLAG).finish()
+        return LatentStoreWriter(path, spec, flag=FLAG).finish()
     with contextlib.ExitStack() as held:
         by_first(lambda: held.enter_context(one_writer(path, beside=True, flag=FLAG)))
         # The first makes the folder that the others open.
@@ -128,14 +128,6 @@ def write_trajectories(
         by_all(lambda: None)  # waits until all have written
         by_first(writer.finish)
     return by_all(lambda: LatentStore.open(path))
-
-
-def _as_recorded(spec: StoreSpec, there: StoreSpec) -> StoreSpec:
-    """`spec` as a store says it whose noise was drawn for batches, which set its shards' size."""
-    if "batch" not in there.source:
-        return spec
-    source = spec.source | {"batch": there.source["batch"]}
-    return dataclasses.replace(spec, films_per_shard=there.films_per_shard, source=source)
 
 
 def _write(

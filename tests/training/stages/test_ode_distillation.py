@@ -310,19 +310,6 @@ def test_a_damaged_film_costs_no_store(nets, tmp_path, monkeypatch):
         write_trajectories(tmp_path / "none", films, TASK, nets, making(3))
 
 
-def test_a_store_of_batches_stays_readable(nets, films, tmp_path, monkeypatch):
-    """Its noise was drawn for whole batches, which its spec says and its shards fit."""
-    without_teacher(monkeypatch)
-    old = trajectory_spec(films, TASK, making(3))
-    old = dataclasses.replace(old, films_per_shard=9, source={**old.source, "batch": 3})
-    with monkeypatch.context() as patched:
-        patched.setattr(trajectory_store, "trajectory_spec", lambda *_: old)
-        write_trajectories(tmp_path / "made", films, TASK, nets, making(3))
-    assert write_trajectories(tmp_path / "made", films, TASK, nets, making(3)).spec == old
-    with pytest.raises(UsageError, match="was made with other settings: source is"):
-        write_trajectories(tmp_path / "made", films, TASK, nets, making(3, teacher="1"))
-
-
 def test_a_program_is_checked_before_it_makes_a_trajectory(nets, films, tmp_path, monkeypatch):
     without_teacher(monkeypatch)
 

@@ -1,6 +1,6 @@
-"""The protocol's page, docs/protocol.md, written from the types of the messages.
+"""The protocol's page, written from the types of the messages.
 
-causalcine serve --protocol > docs/protocol.md
+python docs/_ext/protocol_page.py > docs/protocol.md
 """
 
 import inspect
@@ -15,8 +15,8 @@ from causalcine_jax.serve.server_messages import ServerMessage
 
 HEAD = """# The desk's protocol
 
-This page is written from the types: `causalcine serve --protocol` prints it, and
-`causalcine serve --schema` prints the JSON Schema.
+`docs/_ext/protocol_page.py` writes this page from the types of the messages. A server has their
+JSON Schema at `/v1/schema`.
 """
 HTTP = """## By HTTP
 
@@ -112,3 +112,7 @@ def _prose(text: str) -> list[str]:
             inside = indented
         lines.append(line.removeprefix("    "))
     return [*lines, ""]
+
+
+if __name__ == "__main__":
+    print(page(), end="")
