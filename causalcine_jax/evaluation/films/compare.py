@@ -38,36 +38,30 @@ def read_measures(path: Path) -> dict[str, Any]:
     report = read_plain(file)
     if not isinstance(report, dict) or not report.keys() >= NEEDED:
         raise UsageError(f"--compare {file}: holds no measures of films, but {shown(report)}")
-    raise_faults(f"--compare {file}", _faults(report))
+    faults = [f"{name} is not as it was written: measure it again" for name in _unreadable(report)]
+    raise_faults(f"--compare {file}", faults)
     return report
 
 
-def _faults(report: dict[str, Any]) -> list[str]:
+def _unreadable(report: dict[str, Any]) -> list[str]:
     """What `comparison` would read and cannot: people edit these files."""
     films, absent = report["per_film"], report["without_film"]
-    faults = [
-        f"{name} must be a mapping, not {shown(report[name])}"
-        for name in ("settings", "per_film", "bad")
-        if not isinstance(report[name], dict)
-    ]
+    found = [name for name in ("settings", "per_film", "bad") if not isinstance(report[name], dict)]
     if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
-        faults.append(f"without_film must be a list of names, not {shown(absent)}")
-    for name, film in films.items() if isinstance(films, dict) else ():
-        if not isinstance(film, dict) or not isinstance(film.get("story"), str):
-            faults.append(f"the film {name} names no story: measure it again")
-            continue
-        for measure in MEASURES.values():
-            try:
-                value = measure.score()(film)
-            except (KeyError, TypeError, AttributeError):
-                faults.append(f"the film {name} lacks {measure.name}: measure it again")
-                continue
-            if value is not None and not is_number(value):
-                words = f"{measure.name} must be a number, not {shown(value)}"
-                faults.append(f"the film {name}: {words}")
-        if not isinstance(film.get("story_sha256", ""), str):
-            faults.append(f"the film {name}: story_sha256 must be text: measure it again")
-    return faults
+        found.append("without_film")
+    if isinstance(films, dict):
+        found += [f"the film {name}" for name, film in films.items() if not _is_measured(film)]
+    return found
+
+
+def _is_measured(film: Any) -> bool:
+    try:
+        values = [measure.score()(film) for measure in MEASURES.values()]
+        texts = film["story"], film.get("story_sha256", "")
+    except (KeyError, TypeError, AttributeError):
+        return False
+    numbers = all(value is None or is_number(value) for value in values)
+    return numbers and all(isinstance(text, str) for text in texts)
 
 
 def comparison(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
