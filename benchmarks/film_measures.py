@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.random_scorers import SMALL, TRUE, write_scorers
+from benchmarks.rank_agreement import as_film_story, rank_agreement
 from causalcine_jax.evaluation.films.command import named_weights
 from causalcine_jax.evaluation.films.measure import MeasureSettings, measure_film, pixel_cuts
-from causalcine_jax.evaluation.storyworld.agreement import as_film_story, rank_agreement
 from causalcine_jax.evaluation.storyworld.free_films import score_film, stories_apart
 from causalcine_jax.evaluation.storyworld.reading import Judge
 from causalcine_jax.evaluation.storyworld.true_films import true_film

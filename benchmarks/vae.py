@@ -1,10 +1,10 @@
 """Measures how accurate a VAE is and how fast.
 
-    python benchmarks/vae.py [MODEL ...] [--world base] [--films 16] [--picture FILE.png]
+    python -m benchmarks.vae [MODEL ...] [--world base] [--films 16] [--picture FILE.png]
 
 Prints one JSON object, for each model folder (default: the embedded one).
 PSNR is over held-out films: at first frames after cuts, and elsewhere.
-It also has characters' sharpness (evaluation/metrics/reconstruction.py), and frames per second of
+It also has characters' sharpness (reconstruction.py), and frames per second of
 encoding and decoding in chunks.
 `--picture` draws frames of films beside each VAE's reconstruction.
 """
@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.reconstruction import reconstruction, round_trip, round_trips
 from causalcine_jax.clock import CHUNK_FRAMES
 from causalcine_jax.convert import load_vae
-from causalcine_jax.evaluation.metrics.reconstruction import reconstruction
-from causalcine_jax.evaluation.storyworld.round_trips import round_trip, round_trips
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
 from causalcine_jax.film.chosen_model import EMBEDDED
 from causalcine_jax.models.vae.video import encode_pieces, to_model_range

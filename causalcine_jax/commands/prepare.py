@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     # started, which keep theirs there, too.
     keep_compiled(*kept)
     if config.ray is not None:
-        from causalcine_jax.data.worker_process import leave_devices
+        from causalcine_jax.data.pool import leave_devices
 
         leave_devices()  # to the cluster's workers, also those of this machine
     from causalcine_jax.data.video.prepare import prepare

@@ -117,18 +117,17 @@ def encode_films(
     writer: LatentStoreWriter,
     *,
     batch: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
-    on_progress: Callable[[int], None] = lambda films: None,
+    shards: Sequence[range] | None = None,
+    on_progress: Callable[[int], object] = lambda films: None,
 ) -> None:
-    """Encodes the pending shards of this process's part; the caller calls `writer.finish()`.
+    """Encodes pending shards; the caller calls `writer.finish()`.
 
     Args:
       vae, tokenizer: what encodes pixels and prompts.
       source: the films.
       writer: where they are written.
       batch: films encoded together (default: 1 on a CPU, 16 elsewhere).
-      process_index, process_count: this process's part of the store.
+      shards: those of `writer.pending()` to encode (default: all).
       on_progress: called with the number of films just written.
 
     Raises:
@@ -136,7 +135,7 @@ def encode_films(
       DataError: writing failed, or latents are not finite.
     """
     batch = batch or (1 if jax.default_backend() == "cpu" else 16)
-    shards = writer.pending(process_index, process_count)
+    shards = writer.pending() if shards is None else shards
     batch = min(batch, sum(map(len, shards)))
     films = (
         _tokenised(source[index], tokenizer, writer.spec.text_len)

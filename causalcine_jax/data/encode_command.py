@@ -6,13 +6,14 @@ Each process writes its own shards of the store; the parent reports progress and
 """
 
 import dataclasses
-import multiprocessing
-import queue
+import functools
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from causalcine_jax.convert import load_tokenizer, load_vae
 from causalcine_jax.convert.find import holds
+from causalcine_jax.data import pool
 from causalcine_jax.data.encode import (
     StoryWorldFilms,
     encode_films,
@@ -22,12 +23,10 @@ from causalcine_jax.data.encode import (
 from causalcine_jax.data.encode_config import EncodeConfig
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.latent_writer import LatentStoreWriter
-from causalcine_jax.data.worker_process import begin_worker
-from causalcine_jax.errors import DataError, UsageError, kept_when_stopped
+from causalcine_jax.errors import DataError, kept_when_stopped
 from causalcine_jax.models.text.tokenizer import Tokenizer, word_tokenizer
 from causalcine_jax.presets import preset
 from causalcine_jax.storyworld import VOCABULARY, WORLDS
-from causalcine_jax.utils.interrupts import children_without_ctrl_c
 from causalcine_jax.utils.output import check_disk, one_writer
 from causalcine_jax.utils.progress import progress_bar
 
@@ -53,17 +52,16 @@ def encode_storyworld(
 def _encode(config: EncodeConfig, progress: bool, flag: str) -> LatentStore:
     task = _Task(config, flag)
     check_disk(task.writer.fewest_bytes(), config.out, flag=flag)
-    pending = sum(len(shard) for shard in task.writer.pending())
+    shards = task.writer.pending()
+    pending = sum(map(len, shards))
     check_disk(pending * task.writer.spec.film_bytes, config.out, flag=flag)
     start = time.monotonic()
     there = config.films - pending
     with progress_bar(config.films, "film", "encode", done=there, shown=progress) as bar:
-        # A shard is written by one process, so more processes would have nothing to do.
-        processes = min(config.processes, task.writer.spec.shards)
-        if processes == 1:
-            task.run(0, 1, bar.update)
+        if config.processes == 1:
+            task.encode(shards, bar.update)
         else:
-            _in_processes(dataclasses.replace(config, processes=processes), bar.update)
+            _in_processes(config, shards, bar.update)
     if pending and progress:
         seconds = time.monotonic() - start
         print(
@@ -74,7 +72,7 @@ def _encode(config: EncodeConfig, progress: bool, flag: str) -> LatentStore:
 
 
 class _Task:
-    """What one process needs to encode its part."""
+    """What a process needs to encode shards."""
 
     def __init__(self, config: EncodeConfig, flag: str = "--out"):
         self.batch = config.batch
@@ -87,65 +85,41 @@ class _Task:
             config.out, dataclasses.replace(spec, films_per_shard=config.films_per_shard), flag=flag
         )
 
-    def run(self, index: int, count: int, on_progress) -> None:
+    def encode(
+        self, shards: Sequence[range], on_progress: Callable[[int], object] = lambda films: None
+    ) -> None:
         encode_films(
             self.vae,
             self.tokenizer,
             self.source,
             self.writer,
             batch=self.batch,
-            process_index=index,
-            process_count=count,
+            shards=shards,
             on_progress=on_progress,
         )
 
 
-def _in_processes(config: EncodeConfig, on_progress) -> None:
-    context = multiprocessing.get_context("spawn")  # forking is unsafe with JAX's threads
-    results = context.Queue()
-    workers = [
-        context.Process(target=_worker, args=(config, i, results), daemon=True)
-        for i in range(config.processes)
-    ]
-    try:
-        with children_without_ctrl_c():
-            for worker in workers:
-                worker.start()
-        running = set(range(config.processes))
-        while running:
-            try:
-                index, films, error = results.get(timeout=1.0)
-            except queue.Empty:
-                died = [
-                    i for i in running if not workers[i].is_alive() and workers[i].exitcode != 0
-                ]
-                if died:
-                    raise DataError(
-                        f"an encoding process died (exit code {workers[died[0]].exitcode}); "
-                        f"is there memory for {config.processes} of them? Run again to resume"
-                    ) from None
-                continue
-            if error is not None:
-                raise error
-            if films is None:
-                running.discard(index)
-            else:
-                on_progress(films)
-        for worker in workers:
-            worker.join()
-    finally:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()
+def _in_processes(
+    config: EncodeConfig, shards: Sequence[range], on_progress: Callable[[int], object]
+) -> None:
+    function = functools.partial(_encode_shard, config)
+    for shard, died in pool.each(function, shards, config.processes):
+        if died:
+            raise DataError(
+                f"an encoding process died; is there memory for {config.processes} of them? "
+                "Run again to resume"
+            )
+        on_progress(len(shard))
 
 
-def _worker(config: EncodeConfig, index: int, results) -> None:
-    begin_worker(index, config.processes)
-    try:
-        _Task(config).run(index, config.processes, lambda films: results.put((index, films, None)))
-        results.put((index, None, None))
-    except (UsageError, DataError) as error:
-        results.put((index, None, error))
+def _encode_shard(config: EncodeConfig, shard: range) -> None:
+    _task(config).encode([shard])
+
+
+@functools.lru_cache(1)
+def _task(config: EncodeConfig) -> _Task:
+    """Of this process: the model is loaded once."""
+    return _Task(config)
 
 
 def tokenizer_of(model: Path) -> Tokenizer:

@@ -1,8 +1,8 @@
 """Writes a latent store once, shard by shard, so that an interrupted writer can resume.
 
 All work happens in STORE.partial. A shard is done once its captions exist, because they are
-written last. `pending` lists the others, split between processes. Processes may share the
-folder: they write different shards. `finish` renames it to STORE once nothing is pending.
+written last. `pending` lists the others. Processes may share the folder: they
+write different shards. `finish` renames it to STORE once nothing is pending.
 """
 
 import dataclasses
@@ -115,16 +115,11 @@ class LatentStoreWriter:
         folder = self._partial / "captions"
         return len(list(folder.iterdir())) if folder.is_dir() else 0
 
-    def pending(self, process_index: int = 0, process_count: int = 1) -> list[range]:
-        """Returns this process's unwritten films, a range per shard."""
+    def pending(self) -> list[range]:
+        """Returns the unwritten films, a range per shard."""
         if self._arrays is None:
             return []
-        mine = (
-            shard
-            for shard in missing_shards(self._partial, self.spec)
-            if shard % process_count == process_index
-        )
-        return [self.spec.films_of(shard) for shard in mine]
+        return [self.spec.films_of(shard) for shard in missing_shards(self._partial, self.spec)]
 
     def write(self, films: range, records: Sequence[NewRecord]) -> None:
         """Writes one shard.

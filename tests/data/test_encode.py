@@ -5,6 +5,7 @@ import errno
 import runpy
 import shutil
 
+import crashing_tasks
 import einops
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from repository import ROOT
 from tiny_models import random_weights
-from tiny_worlds import TINY, paint_few, tiny_worker
+from tiny_worlds import TINY, paint_few, tiny_encode_shard
 
 from causalcine_jax.convert import save_model
-from causalcine_jax.data import encode_command, latent_writer
+from causalcine_jax.data import encode_command, latent_writer, pool
 from causalcine_jax.data.encode import (
     Paint,
     StoryWorldFilms,
@@ -85,7 +86,7 @@ def tiny_world(monkeypatch):
     """Short films in few shapes. `TINY` as it is painted: test_the_store_holds_what_..."""
     monkeypatch.setitem(encode_command.WORLDS, "tiny", lambda: TINY)
     monkeypatch.setattr(Paint, "__call__", paint_few)
-    monkeypatch.setattr(encode_command, "_worker", tiny_worker)
+    monkeypatch.setattr(encode_command, "_encode_shard", tiny_encode_shard)
 
 
 def spec_of(vae, tokenizer, films: int, seed: int = 3):
@@ -162,10 +163,8 @@ def test_an_interrupted_encoding_goes_on_and_ends_the_same(tokenizer, tmp_path):
     resumed = writer.finish()
 
     writer = LatentStoreWriter(tmp_path / "b", spec)
-    for part in (1, 0):
-        encode_films(
-            vae, tokenizer, NoiseFilms(), writer, batch=2, process_index=part, process_count=2
-        )
+    for own in (writer.pending()[1::2], writer.pending()[::2]):
+        encode_films(vae, tokenizer, NoiseFilms(), writer, batch=2, shards=own)
     parts = writer.finish()
     for film in range(5):
         np.testing.assert_array_equal(resumed[film]["latents"], parts[film]["latents"])
@@ -229,11 +228,24 @@ def test_a_fault_in_a_process_is_the_commands_fault(model, tmp_path):
         )
 
 
+def test_a_process_that_dies_ends_the_command(model, tiny_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode_command, "_encode_shard", crashing_tasks.dies)
+    config = EncodeConfig(
+        model, tmp_path / "films", "tiny", films=2, films_per_shard=1, processes=2
+    )
+    with pytest.raises(DataError, match=r"an encoding process died.*for 2 of them.*to resume"):
+        encode_storyworld(config, progress=False)
+
+
 def test_no_more_processes_are_started_than_shards(model, tiny_world, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(
-        encode_command, "_in_processes", lambda config, _: started.append(config.processes)
-    )
+
+    def nothing(function, waiting, workers):
+        started.append(workers)
+        yield from ()
+        return []
+
+    monkeypatch.setattr(pool, "_until_a_crash", nothing)
     out = tmp_path / "films"
     with pytest.raises(DataError, match="still missing"):
         encode_storyworld(

@@ -1,21 +1,35 @@
 """Shots that another video has shown before: found as by comparing all, in little memory."""
 
+import base64
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from causalcine_jax.data.video import duplicates
-from causalcine_jax.data.video.duplicates import Duplicates
+from causalcine_jax.data.video.captioning import Film, SourceVideo
+from causalcine_jax.data.video.duplicates import near_duplicates
 from causalcine_jax.data.video.windows import Piece, Window
 
-MOST, SHOTS, BYTES = 24, 5, 96
+MOST, SHOTS, BYTES, LEAST = 24, 5, 96, 0.9
 
 
-def row(value: np.ndarray) -> dict:
-    return {"hashes": [value[n : n + 32].tobytes().hex() for n in (0, 32, 64)]}
+def row(value: np.ndarray, embedding: np.ndarray | None = None) -> dict:
+    own = {"hashes": [value[n : n + 32].tobytes().hex() for n in (0, 32, 64)]}
+    if embedding is not None:
+        own["embedding"] = base64.b64encode(embedding.tobytes()).decode()
+    return own
+
+
+def film(window: Window, rows: list[dict]) -> Film:
+    """A window whose video is called as its sha256 is, and has these shots."""
+    video = SourceVideo(Path(window.sha256), window.sha256, {"sha256": window.sha256}, None, {})
+    video.scan["shots"] = rows
+    return Film(video, window)
 
 
 def windows(count: int, seed: int) -> list[tuple[Window, list[np.ndarray]]]:
-    """Windows of several videos. Half of their shots are earlier ones with some bits changed."""
+    """Windows, two of each video. Half of their shots are earlier ones with some bits changed."""
     rng = np.random.default_rng(seed)
     made, known = [], []
     for number in range(count):
@@ -36,62 +50,97 @@ def windows(count: int, seed: int) -> list[tuple[Window, list[np.ndarray]]]:
     return made
 
 
-def compared_with_all(told: list[tuple[Window, list[np.ndarray]]]) -> list[str | None]:
-    """The video that every window is dropped for, by comparing each shot with all before it."""
-    added: list[tuple[str, np.ndarray]] = []
-    found: list[str | None] = []
+def embeddings(told: list[tuple[Window, list[np.ndarray]]]) -> list[list[np.ndarray | None]]:
+    """Of every shot, like some other ones; some shots have none."""
+    rng = np.random.default_rng(3)
+    centres = rng.standard_normal((60, 16))
 
-    def alike(value, other):
-        if np.bitwise_count(value ^ other).sum() > MOST:
-            return False
-        bands = zip(value.reshape(-1, 3), other.reshape(-1, 3))
-        return any((a == b).all() and (a.any() and (a < 255).any()) for a, b in bands)
+    def one() -> np.ndarray | None:
+        vector = centres[rng.integers(60)] + 0.3 * rng.standard_normal(16)
+        return (vector / np.linalg.norm(vector)).astype("<f2") if rng.random() < 0.8 else None
 
-    for window, values in told:
+    return [[one() for _ in values] for _, values in told]
+
+
+def structured(value: np.ndarray) -> bool:
+    return np.bitwise_count(value).sum() >= duplicates.LEAST_SET
+
+
+def alike(value: np.ndarray, other: np.ndarray) -> bool:
+    if np.bitwise_count(value ^ other).sum() > MOST:
+        return False
+    bands = zip(value.reshape(-1, 3), other.reshape(-1, 3))
+    return any((a == b).all() and (a.any() and (a < 255).any()) for a, b in bands)
+
+
+def compared_with_all(
+    told: list[tuple[Window, list[np.ndarray]]], vectors: list[list[np.ndarray | None]]
+) -> list[tuple[str, set[str]] | None]:
+    """The video that every window is dropped for and what says so, by comparing all shots."""
+    added: list[tuple[str, np.ndarray, np.ndarray | None]] = []
+    found: list[tuple[str, set[str]] | None] = []
+
+    def same(video: str, value: np.ndarray, vector: np.ndarray | None) -> tuple[str, str] | None:
+        others = [(v, old, own) for v, old, own in added if v != video]
+        for other, old, _ in others:
+            if alike(value, old):
+                return other, "hash"
+        for other, _, own in others if vector is not None else []:
+            if own is not None and vector.astype(float) @ own.astype(float) >= LEAST:
+                return other, "embedding"
+        return None
+
+    for (window, values), own in zip(told, vectors):
         seen: dict[str, int] = {}
-        for piece, value in zip(window.pieces, values):
-            if np.bitwise_count(value).sum() < duplicates.LEAST_SET:
-                continue
-            others = (v for v, old in added if v != window.sha256 and alike(value, old))
-            if (video := next(others, None)) is not None:
-                seen[video] = seen.get(video, 0) + piece.stop - piece.first
-        dropped = 2 * sum(seen.values()) >= window.frames
-        found.append(max(seen.items(), key=lambda item: item[1])[0] if dropped else None)
-        if not dropped:
-            added += [
-                (window.sha256, value)
-                for value in values
-                if np.bitwise_count(value).sum() >= duplicates.LEAST_SET
-            ]
+        how = set()
+        for piece, value, vector in zip(window.pieces, values, own):
+            if structured(value) and (other := same(window.sha256, value, vector)):
+                seen[other[0]] = seen.get(other[0], 0) + piece.stop - piece.first
+                how.add(other[1])
+        if 2 * sum(seen.values()) >= window.frames:
+            found.append((max(seen.items(), key=lambda item: item[1])[0], how))
+            continue
+        found.append(None)
+        kept = zip(values, own)
+        added += [(window.sha256, value, vector) for value, vector in kept if structured(value)]
     return found
 
 
-@pytest.mark.parametrize("longest", [2**20, 16])
-def test_the_same_windows_are_dropped_as_by_comparing_all_shots(monkeypatch, longest):
-    monkeypatch.setattr(duplicates, "LONGEST", longest)
+@pytest.mark.parametrize("embedded", [False, True])
+def test_the_same_windows_are_dropped_as_by_comparing_all_shots(monkeypatch, embedded):
+    monkeypatch.setattr(duplicates, "BLOCK", 16)
     told = windows(120, seed=0)
-    expected = compared_with_all(told)
-    index = Duplicates(MOST)
-    names = {window.sha256: window.sha256 for window, _ in told}
-    found = [index.reason(window, [row(v) for v in values], names) for window, values in told]
-    assert [reason and reason[1].split(" are in ")[1].split(",")[0] for reason in found] == expected
+    vectors = embeddings(told) if embedded else [[None] * SHOTS for _ in told]
+    expected = compared_with_all(told, vectors)
+    films = [
+        film(window, list(map(row, values, own))) for (window, values), own in zip(told, vectors)
+    ]
+    reasons = list(near_duplicates(films, MOST, LEAST if embedded else None))
+    found = [
+        reason
+        and (
+            reason[1].split(" are in ")[1].split(",")[0],
+            {how for how in ("hash", "embedding") if how in reason[1].split(", by ")[1]},
+        )
+        for reason in reasons
+    ]
+    assert found == expected
     assert 10 < sum(reason is not None for reason in found) < 100
+    by = [how for reason in found if reason for how in reason[1]]
+    assert by.count("hash") > 10 and (by.count("embedding") > 3) == embedded
 
 
 def test_the_index_takes_some_hundred_bytes_a_shot():
     rng = np.random.default_rng(1)
-    index, pieces = Duplicates(MOST), tuple(Piece(n, n, n + 1, 1) for n in range(50))
-    for number in range(100):
-        shots = [row(rng.integers(0, 256, BYTES, np.uint8)) for _ in pieces]
-        assert index.reason(Window(str(number), pieces), shots, {}) is None
-    segments = index._segments
-    taken = sum(part.nbytes for segment in segments for part in vars(segment).values())
-    assert sum(len(segment.videos) for segment in segments) == 5000 and len(segments) < 12
-    assert taken <= 356 * 5000
+    shots = [row(rng.integers(0, 256, BYTES, np.uint8)) for _ in range(5000)]
+    index = duplicates._Index(shots, MOST, None)
+    taken = index.hashes.nbytes + index.keys.base.nbytes + index.kept.nbytes
+    assert 4900 * 352 <= taken <= 353 * 5000
 
 
 def test_no_comparison_is_made_where_none_is_asked_for():
     value = np.full(BYTES, 85, np.uint8)
-    index = Duplicates(-1)
-    for video in "ab":
-        assert index.reason(Window(video, (Piece(0, 0, 9, 1),)), [row(value)], {}) is None
+    films = [film(Window(video, (Piece(0, 0, 9, 1),)), [row(value)]) for video in "ab"]
+    assert list(near_duplicates(films, -1)) == [None, None]
+    assert list(near_duplicates(films, 0))[1] is not None
+    assert list(near_duplicates([], MOST, LEAST)) == []

@@ -27,10 +27,11 @@ from video_files import (
 
 from causalcine_jax.__main__ import command
 from causalcine_jax.convert import load_vae
+from causalcine_jax.data import pool
 from causalcine_jax.data.latent_store import LatentStore
 from causalcine_jax.data.loader import Loader
 from causalcine_jax.data.mixed_store import MixedStore
-from causalcine_jax.data.video import encode, parts, pool, prepare, probe, reading
+from causalcine_jax.data.video import encode, parts, prepare, probe, reading
 from causalcine_jax.data.video.config import SPLITS, PrepareConfig
 from causalcine_jax.data.video.filters import Filters
 from causalcine_jax.data.video.frames import Clock, read

@@ -29,7 +29,6 @@ from causalcine_jax.evaluation.storyworld.evaluate import (
 )
 from causalcine_jax.evaluation.storyworld.free_films import score_film
 from causalcine_jax.evaluation.storyworld.judge import CLASSES, OF_FRAME
-from causalcine_jax.evaluation.storyworld.judge_clips import melted
 from causalcine_jax.evaluation.storyworld.reading import (
     CharacterReading,
     Judge,
@@ -56,6 +55,7 @@ from causalcine_jax.models.vae.wan_vae import VAE as VideoVAE
 from causalcine_jax.network_sizes import TextEncoderConfig, TransformerConfig, VAEConfig
 from causalcine_jax.storyworld import VOCABULARY, returns
 from causalcine_jax.storyworld.world import WORLDS
+from experiments.judge.clips import melted
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +424,7 @@ def test_all_faults_of_a_request_are_named_at_once():
 
 
 def test_missing_judge_weights_are_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="judge_training"):
+    with pytest.raises(DataError, match=r"experiments\.judge\.training"):
         Judge.load(tmp_path / "judge.safetensors")
 
 

@@ -10,6 +10,7 @@ from small_story_set import small_set
 
 from benchmarks import film_measures
 from benchmarks.random_scorers import write_scorers
+from benchmarks.rank_agreement import rank_agreement
 from causalcine_jax.commands import evaluate
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.evaluation.films import run
@@ -29,7 +30,6 @@ from causalcine_jax.evaluation.films.stories import (
     find_films,
 )
 from causalcine_jax.evaluation.metrics.shot_cuts import sca
-from causalcine_jax.evaluation.storyworld.agreement import rank_agreement
 from causalcine_jax.evaluation.storyworld.free_films import FilmScores, ShotScores
 from causalcine_jax.render.mp4 import FilmWriter, read_film
 from causalcine_jax.scorers.scorers import Scorers

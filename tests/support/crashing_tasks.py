@@ -7,3 +7,7 @@ def all_but_five(number: int) -> int:
     if number == 5:
         os._exit(3)
     return number
+
+
+def dies(*arguments) -> None:
+    os._exit(3)

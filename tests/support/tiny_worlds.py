@@ -15,7 +15,7 @@ TINY = WorldConfig(
     window_chunks=1,
 )
 SHAPES = 4  # painted of each frame
-_paint, _worker = encode.Paint.__call__, encode_command._worker
+_paint, _encode_shard = encode.Paint.__call__, encode_command._encode_shard
 
 
 def paint_few(paint: encode.Paint, frames):
@@ -23,8 +23,8 @@ def paint_few(paint: encode.Paint, frames):
     return _paint(paint, frames[:, :SHAPES])
 
 
-def tiny_worker(*arguments) -> None:
-    """In place of `encode_command._worker`, whose process has no fixtures."""
+def tiny_encode_shard(*arguments) -> None:
+    """In place of `encode_command._encode_shard`, whose process has no fixtures."""
     WORLDS["tiny"] = lambda: TINY
     encode.Paint.__call__ = paint_few
-    _worker(*arguments)
+    _encode_shard(*arguments)

@@ -1,7 +1,7 @@
 """The stages that choose: windows of shots, and which of them have captions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from causalcine_jax.clock import FPS, first_frame_of_chunk
 from causalcine_jax.data.video.captioner import Captioner, by_command
@@ -9,7 +9,7 @@ from causalcine_jax.data.video.captioner_server import by_server
 from causalcine_jax.data.video.captioning import Film, SourceVideo, prompt_reason
 from causalcine_jax.data.video.captioning import captioned as with_captions
 from causalcine_jax.data.video.config import PrepareConfig
-from causalcine_jax.data.video.duplicates import Duplicates
+from causalcine_jax.data.video.duplicates import near_duplicates
 from causalcine_jax.data.video.filters import shot_reason, video_reason
 from causalcine_jax.data.video.manifest import content_id
 from causalcine_jax.data.video.target import Target
@@ -27,40 +27,45 @@ LITTLE, MUCH = 0.5, 0.75
 
 def windows(work: Work, videos: Sequence[SourceVideo], target: Target) -> list[Film]:
     """The windows of all videos that pass the filters, still without captions."""
-    filters, films = work.config.filters, []
+    filters = work.config.filters
+    films = [Film(video, window) for video in videos for window in _cut(work, video, target)]
     least = filters.duplicate_cosine if work.config.duplicates_weights else None
-    duplicates = Duplicates(filters.duplicate_bits, least)
-    names = {video.sha256: video.name for video in videos}
-    for video in videos:
-        shots = video.scan["shots"]
-        inside = video.clock.picture
-        reason = video_reason(video.row, inside, target.height, target.width, filters)
+    reasons = near_duplicates(films, filters.duplicate_bits, least)
+    chosen = []
+    for film, reason in zip(films, reasons, strict=True):
         if reason:
-            work.drop("filters", video.name, reason)
-            continue
-        reasons = [shot_reason(shot, target.shortest_shot, filters) for shot in shots]
-        for shot, reason in zip(shots, reasons):
-            if reason:
-                about = {"first": shot["first"], "stop": shot["stop"]}
-                work.drop("filters", video.name, reason, **about)
-        ranges = [(shot["first"], shot["stop"]) for shot in shots]
-        kept = [reason is None for reason in reasons]
-        cut = windows_of(video.sha256, ranges, kept, target.lengths, target.chunk_frames)
-        work.runs.update(cut.runs)
-        for window in cut.short:
-            words = f"{window.chunks} chunks follow each other, a film has {target.lengths[-1]}"
-            work.drop("windows", video.name, ("short window", words), **where(window))
-        for window in cut.whole:
-            if len(window.pieces) < filters.least_shots:
-                words = f"{len(window.pieces)} shots, at least {filters.least_shots} are asked"
-                reason = "few shots", words
-            else:
-                reason = duplicates.reason(window, shots, names)
-            if reason:
-                work.drop("windows", video.name, reason, **where(window))
-            else:
-                films.append(Film(video, window))
-    return films
+            work.drop("windows", film.video.name, reason, **where(film.window))
+        else:
+            chosen.append(film)
+    return chosen
+
+
+def _cut(work: Work, video: SourceVideo, target: Target) -> Iterator[Window]:
+    """Yields a video's windows of enough shots that pass the filters."""
+    filters, shots = work.config.filters, video.scan["shots"]
+    inside = video.clock.picture
+    reason = video_reason(video.row, inside, target.height, target.width, filters)
+    if reason:
+        work.drop("filters", video.name, reason)
+        return
+    reasons = [shot_reason(shot, target.shortest_shot, filters) for shot in shots]
+    for shot, reason in zip(shots, reasons):
+        if reason:
+            about = {"first": shot["first"], "stop": shot["stop"]}
+            work.drop("filters", video.name, reason, **about)
+    ranges = [(shot["first"], shot["stop"]) for shot in shots]
+    kept = [reason is None for reason in reasons]
+    cut = windows_of(video.sha256, ranges, kept, target.lengths, target.chunk_frames)
+    work.runs.update(cut.runs)
+    for window in cut.short:
+        words = f"{window.chunks} chunks follow each other, a film has {target.lengths[-1]}"
+        work.drop("windows", video.name, ("short window", words), **where(window))
+    for window in cut.whole:
+        if len(window.pieces) < filters.least_shots:
+            words = f"{len(window.pieces)} shots, at least {filters.least_shots} are asked"
+            work.drop("windows", video.name, ("few shots", words), **where(window))
+        else:
+            yield window
 
 
 def length_advice(runs: Counter[int], target: Target) -> str | None:

@@ -28,10 +28,10 @@ import ray.data
 import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
+from causalcine_jax.data.pool import CRASH
 from causalcine_jax.data.video import encode
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.encode import Encoding, WindowToEncode
-from causalcine_jax.data.video.pool import CRASH
 from causalcine_jax.errors import DataError, first_line
 from causalcine_jax.utils.compile_cache import keep_compiled
 

@@ -11,34 +11,14 @@ from typing import Any
 import numpy as np
 
 from causalcine_jax.errors import UsageError, is_number, raise_faults, shown
-from causalcine_jax.evaluation.films.report_tables import OF_RANGES
+from causalcine_jax.evaluation.films.measures import MEASURES
 from causalcine_jax.evaluation.films.stories import story_of
-from causalcine_jax.evaluation.films.story_means import Score, by_story
+from causalcine_jax.evaluation.films.story_means import by_story
 from causalcine_jax.evaluation.intervals import Grouped, bootstrap_mean, bootstrap_paired
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.utils.plain_data import read_plain
 
 NEEDED = {"settings", "per_film", "bad", "without_film"}
-ZERO_IS_WORST = {
-    "alignment", "subject", "background", "inter_shot",
-    "returns", "returns_gated", "returns_passed",
-}  # fmt: skip
-
-# How each is read from a film, and whether 0 is the worst, which a failed film then gets.
-MEASURES: dict[str, tuple[str, Score, bool]] = {
-    "aesthetic": ("aesthetic (LAION, over 10)", lambda film: film["aesthetic"], True),
-    "sca": ("shot-cut accuracy (SCA)", lambda film: film["cuts"]["sca"], True),
-    "missed": ("missed cuts per film", lambda film: film["cuts"]["missed"], False),
-    "extra": ("extra cuts per film", lambda film: film["cuts"]["extra"], False),
-    **{
-        name: (
-            label,
-            lambda film, name=name: film["asked"]["means"].get(name),  # type: ignore[misc]
-            name in ZERO_IS_WORST,
-        )
-        for name, label in OF_RANGES.items()
-    },
-}
 
 
 def measures_file(path: Path) -> Path:
@@ -58,35 +38,30 @@ def read_measures(path: Path) -> dict[str, Any]:
     report = read_plain(file)
     if not isinstance(report, dict) or not report.keys() >= NEEDED:
         raise UsageError(f"--compare {file}: holds no measures of films, but {shown(report)}")
-    raise_faults(f"--compare {file}", _faults(report))
+    faults = [f"{name} is not as it was written: measure it again" for name in _unreadable(report)]
+    raise_faults(f"--compare {file}", faults)
     return report
 
 
-def _faults(report: dict[str, Any]) -> list[str]:
+def _unreadable(report: dict[str, Any]) -> list[str]:
     """What `comparison` would read and cannot: people edit these files."""
     films, absent = report["per_film"], report["without_film"]
-    faults = [
-        f"{name} must be a mapping, not {shown(report[name])}"
-        for name in ("settings", "per_film", "bad")
-        if not isinstance(report[name], dict)
-    ]
+    found = [name for name in ("settings", "per_film", "bad") if not isinstance(report[name], dict)]
     if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
-        faults.append(f"without_film must be a list of names, not {shown(absent)}")
-    for name, film in films.items() if isinstance(films, dict) else ():
-        if not isinstance(film, dict) or not isinstance(film.get("story"), str):
-            faults.append(f"the film {name} names no story: measure it again")
-            continue
-        for measure, (_, score, _) in MEASURES.items():
-            try:
-                value = score(film)
-            except (KeyError, TypeError, AttributeError):
-                faults.append(f"the film {name} lacks {measure}: measure it again")
-                continue
-            if value is not None and not is_number(value):
-                faults.append(f"the film {name}: {measure} must be a number, not {shown(value)}")
-        if not isinstance(film.get("story_sha256", ""), str):
-            faults.append(f"the film {name}: story_sha256 must be text: measure it again")
-    return faults
+        found.append("without_film")
+    if isinstance(films, dict):
+        found += [f"the film {name}" for name, film in films.items() if not _is_measured(film)]
+    return found
+
+
+def _is_measured(film: Any) -> bool:
+    try:
+        values = [measure.score()(film) for measure in MEASURES.values()]
+        texts = film["story"], film.get("story_sha256", "")
+    except (KeyError, TypeError, AttributeError):
+        return False
+    numbers = all(value is None or is_number(value) for value in values)
+    return numbers and all(isinstance(text, str) for text in texts)
 
 
 def comparison(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +75,10 @@ def comparison(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """
     _check_same(first, second)
     found = {}
-    for name, (_, score, worst) in MEASURES.items():
+    for name, measure in MEASURES.items():
+        score = measure.score()
         sides = [by_story(each["per_film"].values(), score) for each in (first, second)]
-        if worst:  # a story that no film has a score of does not have the measure
+        if measure.zero_is_worst:  # a story that no film has a score of does not have the measure
             known = sides[0].keys() | sides[1].keys()
             sides = [
                 by_story(each["per_film"].values(), score, [s for s in _failed(each) if s in known])
@@ -139,7 +115,7 @@ def comparison_markdown(report: dict[str, Any], names: tuple[str, str]) -> str:
         apart = low is not None and (low > 0 or high < 0)
         body.append(
             (
-                MEASURES[name][0],
+                MEASURES[name].label,
                 *(number_text(row[side]) for side in ("first", "second")),
                 number_text(difference) + (" *" if apart else ""),
                 str(difference["count"]),
@@ -154,7 +130,7 @@ def comparison_markdown(report: dict[str, Any], names: tuple[str, str]) -> str:
     ]
     for name, failed in zip(names, report["failed"], strict=True):
         if failed:
-            without = ", ".join(label for label, _, worst in MEASURES.values() if not worst)
+            without = ", ".join(each.label for each in MEASURES.values() if not each.zero_is_worst)
             lines.append(
                 f"{name}: {len(failed)} films failed or are missing. They count as 0, except in: "
                 f"{without}"

@@ -8,20 +8,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from causalcine_jax.evaluation.films.report_tables import KINDS, OF_RANGES
+from causalcine_jax.evaluation.films.measures import MEASURES, OF_RANGES, FilmMeasures
+from causalcine_jax.evaluation.films.report_tables import KINDS
 from causalcine_jax.evaluation.films.returns import bounds, crossed
 from causalcine_jax.evaluation.films.run import VERSION, Measured, Measurer
 from causalcine_jax.evaluation.films.stories import FilmStory
-from causalcine_jax.evaluation.films.story_means import (
-    SHARES,
-    FilmMeasures,
-    Score,
-    of_range,
-    range_mean,
-    story_mean,
-)
+from causalcine_jax.evaluation.films.story_means import story_mean
 from causalcine_jax.evaluation.intervals import Grouped, Interval, bootstrap_grouped
-from causalcine_jax.evaluation.metrics import consistency
 from causalcine_jax.evaluation.metrics.shot_cuts import (
     PAPER_CALIBRATED,
     TOLERANCES,
@@ -53,9 +46,9 @@ def film_report(measured: Measured, measurer: Measurer, notes: Sequence[str]) ->
             "left_out": measurer.scorers.left_out,
             "notes": list(notes),
             "failed": len(failed),
-            "aesthetic": story_mean(films, lambda film: film["aesthetic"]),
+            "aesthetic": story_mean(films, MEASURES["aesthetic"]),
             "cuts": _cuts(films),
-            **{kind: {name: range_mean(films, kind, name) for name in OF_RANGES} for kind in KINDS},
+            **{kind: _of_ranges(films, kind) for kind in KINDS},
             "failed_as_0": _with_failed(films, failed) if failed else {},
             "absences": {kind: _absences(films, kind) for kind in KINDS},
             "bounds": {kind: bounds(films, kind) for kind in KINDS},
@@ -75,32 +68,16 @@ def _told(film: FilmMeasures) -> FilmMeasures:
     return film | {kind: without(film[kind]) for kind in KINDS}
 
 
+def _of_ranges(films: list[FilmMeasures], kind: str) -> dict[str, Interval]:
+    return {name: story_mean(films, measure, kind) for name, measure in OF_RANGES.items()}
+
+
 def _with_failed(films: list[FilmMeasures], failed: list[FilmStory]) -> dict[str, Interval]:
     """Every measure that has a worst value, 0, with the films that failed; on prompted ranges."""
-    pairs = {story.name: consistency.matched_pairs(story.cast) for story in failed}
-    scores: dict[str, tuple[Score, list[FilmStory]]] = {
-        "aesthetic": (lambda film: film["aesthetic"], failed),
-        "sca": (lambda film: film["cuts"]["sca"], failed),
-        **{
-            name: (of_range("asked", name), failed)
-            for name in ("alignment", "subject", "background")
-        },
-        "inter_shot": (
-            of_range("asked", "inter_shot"),
-            [story for story in failed if pairs[story.name]],
-        ),
-        **{
-            name: (
-                of_range("asked", name),
-                [story for story in failed if any(pair.absence for pair in pairs[story.name])],
-            )
-            for name in ("returns", "returns_gated", "returns_passed")
-        },
-    }
     return {
-        name: story_mean(films, score, without, fractions=name in SHARES)
-        for name, (score, without) in scores.items()
-        if any(score(film) is not None for film in films)
+        name: story_mean(films, measure, "asked", filter(measure.zero_is_worst, failed))
+        for name, measure in MEASURES.items()
+        if measure.zero_is_worst and any(measure.score()(film) is not None for film in films)
     }
 
 
@@ -111,11 +88,11 @@ def _cuts(films: list[FilmMeasures]) -> dict[str, Any]:
         sum(each["matched"] * each[name] for each in cuts) / matched if matched else math.nan
     )
     found: dict[str, Any] = {
-        "sca": story_mean(films, lambda film: film["cuts"]["sca"]),
+        "sca": story_mean(films, MEASURES["sca"]),
         "frames_per_cut": per_cut("frames_per_cut"),
         "milliseconds_per_cut": per_cut("milliseconds_per_cut"),
-        "missed": story_mean(films, lambda film: film["cuts"]["missed"]),
-        "extra": story_mean(films, lambda film: film["cuts"]["extra"]),
+        "missed": story_mean(films, MEASURES["missed"]),
+        "extra": story_mean(films, MEASURES["extra"]),
     }
     near = [{t: Detection(**each["near"][str(t)]) for t in TOLERANCES} for each in cuts]
     return found | summed_rates(near)
@@ -153,14 +130,9 @@ def _by_label(films: list[FilmMeasures]) -> dict[str, dict[str, dict[str, Interv
             values.setdefault(label, {})[value] = None
     return {
         label: {
-            value: {
-                name: range_mean(
-                    [film for film in films if film["labels"].get(label) == value],
-                    "asked",
-                    name,
-                )
-                for name in OF_RANGES
-            }
+            value: _of_ranges(
+                [film for film in films if film["labels"].get(label) == value], "asked"
+            )
             for value in sorted(found)
         }
         for label, found in values.items()

@@ -1,140 +1,106 @@
 """The report on a folder of films as tables, with everything that was not measured, by name."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from causalcine_jax.evaluation.films.measures import MEASURES, OF_RANGES
+from causalcine_jax.evaluation.films.returns import CROSSED, NO_ABSENCE
 from causalcine_jax.evaluation.metrics.shot_cuts import TOLERANCES
 from causalcine_jax.evaluation.tables import markdown_table, number_text
 
 KINDS = {"asked": "prompted ranges", "found": "detected ranges"}
-OF_RANGES = {
-    "alignment": "text alignment (ViCLIP)",
-    "subject": "subject consistency (DINO)",
-    "background": "background consistency (CLIP)",
-    "inter_shot": "inter-shot consistency (DINOv2)",
-    "returns": "of these, returns after an absence",
-    "returns_gated": "returns, 0 where a shot is not as its caption says",
-    "returns_passed": "share of returns whose character was introduced",
-    "returns_counted": "returns of introduced characters",
-    "dynamics": "dynamics (grey levels a second)",
+OF_FILMS = {  # the names of numbers over all cuts, beside those of MEASURES
+    "frames_per_cut": "frames off per matched cut",
+    "milliseconds_per_cut": "milliseconds off per matched cut",
+    **{f"f1@{t}": f"F1 within {t} frames" for t in TOLERANCES},
+    **{name: measure.label for name, measure in MEASURES.items()},
 }
+AWAY = {"similarity": "similarity of the return", "gated": "gated", "introduced": "introduced"}
+BOUNDS = {
+    NO_ABSENCE.name: NO_ABSENCE.label,
+    "chance": "chance: shots of two stories of the same kind",
+}
+GROUPED = {name: measure.short for name, measure in MEASURES.items() if measure.short}
+WITHOUT = {"without_story": "films without a story", "without_film": "stories without a film"}
 
 
 def film_markdown(report: dict[str, Any]) -> str:
     """The tables, and everything that was not measured, by name."""
-    cuts = report["cuts"]
-    rows = [
-        (label, *(number_text(report[kind][name]) for kind in KINDS))
-        for name, label in OF_RANGES.items()
-    ]
-    labels = {
-        "sca": "shot-cut accuracy (SCA)",
-        "frames_per_cut": "frames off per matched cut",
-        "milliseconds_per_cut": "milliseconds off per matched cut",
-        "missed": "missed cuts per film",
-        "extra": "extra cuts per film",
-        **{f"f1@{t}": f"F1 within {t} frames" for t in TOLERANCES},
-    }
-    settings = report["settings"]
+    settings, bounds = report["settings"], report["bounds"]
+    of_films = {"aesthetic": report["aesthetic"], **report["cuts"]}
     lines = [
         f"## {report['films']} films",
         f"value [95 % interval over stories]; cuts found by {settings['cuts']}, networks in "
         f"{settings['dtype']} on every {_th(settings['every'])} frame",
-        "",
-        *markdown_table(("", *KINDS.values()), rows),
-        "",
-        *markdown_table(
-            ("film", "value"),
+        *_section(
+            ("", *KINDS.values()),
             [
-                ("aesthetic (LAION, over 10)", number_text(report["aesthetic"])),
-                *((label, number_text(cuts[name])) for name, label in labels.items()),
+                (measure.label, *(number_text(report[kind][name]) for kind in KINDS))
+                for name, measure in OF_RANGES.items()
             ],
         ),
-        *_failed_lines(report),
-        *_absence_lines(report),
-        *_crossed_lines(report),
-        *_bound_lines(report),
-        *_label_lines(report),
-        *_omissions(report),
+        *_section(
+            ("film", "value"),
+            [
+                (OF_FILMS[name], number_text(of_films[name]))
+                for name in of_films
+                if name in OF_FILMS
+            ],
+        ),
+        *_section(
+            (f"with {report['failed']} films that failed or are missing as 0", "prompted ranges"),
+            [(OF_FILMS[name], number_text(each)) for name, each in report["failed_as_0"].items()],
+        ),
+        *_section(
+            ("shots away", *AWAY.values()),
+            [(away, *_texts(row, AWAY)) for away, row in report["absences"]["asked"].items()],
+            "Returns on prompted ranges",
+        ),
+        *_section(
+            ("away", "described again", *CROSSED.values()),
+            [
+                (row["away"], row["described_again"], *_texts(row, CROSSED))
+                for row in report["crossed"]
+            ],
+            "Both labels of returns, on prompted ranges",
+        ),
+        *_section(
+            ("bounds of returns", *KINDS.values()),
+            [
+                (label, *(_of_stories(bounds[kind][name]) for kind in KINDS))
+                for name, label in BOUNDS.items()
+                if any(bounds[kind][name]["count"] for kind in KINDS)
+            ],
+        ),
     ]
-    return "\n".join(lines) + "\n"
+    for label, rows in report["by_label"].items():
+        lines += _section(
+            (label.replace("_", " "), *GROUPED.values()),
+            [(value, *_texts(row, GROUPED)) for value, row in rows.items()],
+            "On prompted ranges",
+        )
+    return "\n".join([*lines, *_omissions(report)]) + "\n"
 
 
 def _th(every: int) -> str:
     return "single" if every == 1 else f"{every}th"
 
 
-def _failed_lines(report: dict[str, Any]) -> list[str]:
-    if not report["failed_as_0"]:
+def _section(
+    head: tuple[str, ...], body: Sequence[tuple[str, ...]], title: str | None = None
+) -> list[str]:
+    """A table below its title; nothing where it has no rows."""
+    if not body:
         return []
-    labels = {"aesthetic": "aesthetic (LAION, over 10)", "sca": "shot-cut accuracy (SCA)"}
-    body = [
-        ((labels | OF_RANGES)[name], number_text(value))
-        for name, value in report["failed_as_0"].items()
-    ]
-    head = (f"with {report['failed']} films that failed or are missing as 0", "prompted ranges")
-    return ["", *markdown_table(head, body)]
+    return ["", *([title, ""] if title else []), *markdown_table(head, body)]
 
 
-def _absence_lines(report: dict[str, Any]) -> list[str]:
-    rows = report["absences"]["asked"]
-    if not rows:
-        return []
-    body = [
-        (away, *(number_text(row[name]) for name in ("similarity", "gated", "introduced")))
-        for away, row in rows.items()
-    ]
-    head = ("shots away", "similarity of the return", "gated", "introduced")
-    return ["", "Returns on prompted ranges", "", *markdown_table(head, body)]
-
-
-def _crossed_lines(report: dict[str, Any]) -> list[str]:
-    if not (rows := report["crossed"]):
-        return []
-    columns = {
-        "returns": "similarity of the return",
-        "returns_gated": "gated",
-        "returns_passed": "introduced",
-        "returns_counted": "of those",
-    }
-    body = [
-        (row["away"], row["described_again"], *(number_text(row[name]) for name in columns))
-        for row in rows
-    ]
-    head = ("away", "described again", *columns.values())
-    return ["", "Both labels of returns, on prompted ranges", "", *markdown_table(head, body)]
-
-
-def _bound_lines(report: dict[str, Any]) -> list[str]:
-    bounds = report["bounds"]
-    names = {
-        "no_absence": "two shots in a row that show the subject",
-        "chance": "chance: shots of two stories of the same kind",
-    }
-    body = [
-        (label, *(_of_stories(bounds[kind][name]) for kind in KINDS))
-        for name, label in names.items()
-        if any(bounds[kind][name]["count"] for kind in KINDS)
-    ]
-    head = ("bounds of returns", *KINDS.values())
-    return ["", *markdown_table(head, body)] if body else []
+def _texts(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [number_text(row[name]) for name in names]
 
 
 def _of_stories(value: dict[str, Any]) -> str:
     return f"{number_text(value)} ({value['count']} stories)" if value["count"] else "-"
-
-
-def _label_lines(report: dict[str, Any]) -> list[str]:
-    lines = []
-    for label, rows in report["by_label"].items():
-        body = [
-            (value, *(number_text(row[name]) for name in _IN_GROUPS)) for value, row in rows.items()
-        ]
-        head = (label.replace("_", " "), *_IN_GROUPS.values())
-        lines += ["", "On prompted ranges", "", *markdown_table(head, body)]
-    return lines
-
-
-_IN_GROUPS = {"alignment": "text alignment", "inter_shot": "inter-shot", "returns": "returns"}
 
 
 def _omissions(report: dict[str, Any]) -> list[str]:
@@ -151,8 +117,5 @@ def _omissions(report: dict[str, Any]) -> list[str]:
         )
     lines += report["notes"]
     lines += [f"bad film {name}: {why}" for name, why in report["bad"].items()]
-    lines += [f"{name}: {', '.join(report[key])}" for key, name in _WITHOUT.items() if report[key]]
+    lines += [f"{name}: {', '.join(report[key])}" for key, name in WITHOUT.items() if report[key]]
     return ["", *(f"* {line}" for line in lines)] if lines else []
-
-
-_WITHOUT = {"without_story": "films without a story", "without_film": "stories without a film"}

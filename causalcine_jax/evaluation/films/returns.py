@@ -11,17 +11,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from causalcine_jax.evaluation.films.measures import MEASURES, FilmMeasures, Measure
 from causalcine_jax.evaluation.films.shot_features import unpacked
-from causalcine_jax.evaluation.films.story_means import FilmMeasures, range_mean
+from causalcine_jax.evaluation.films.story_means import story_mean
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_others
 
-OF_RETURNS = ("returns", "returns_gated", "returns_passed", "returns_counted")
+NO_ABSENCE = Measure("no_absence", "two shots in a row that show the subject")
+CROSSED = {  # the numbers of returns with both labels, and the heads of their columns
+    "returns": "similarity of the return",
+    "returns_gated": "gated",
+    "returns_passed": "introduced",
+    "returns_counted": "of those",
+}
 
 
 def bounds(films: Sequence[FilmMeasures], kind: str) -> dict[str, Interval]:
     """Both bounds on one kind of ranges; `count` is the number of stories."""
     return {
-        "no_absence": range_mean(films, kind, "no_absence"),
+        "no_absence": story_mean(films, NO_ABSENCE, kind),
         "chance": chance(films, kind),
     }
 
@@ -63,12 +70,10 @@ def crossed(films: Sequence[FilmMeasures]) -> list[dict[str, Any]]:
             "away": away,
             "described_again": again,
             **{
-                name: range_mean(
-                    [film for film in films if label(film) == (away, again)],
-                    "asked",
-                    name,
+                name: story_mean(
+                    [film for film in films if label(film) == (away, again)], MEASURES[name]
                 )
-                for name in OF_RETURNS
+                for name in CROSSED
             },
         }
         for away, again in there

@@ -6,7 +6,7 @@
     `act`: four looks at a character, 3 frames apart -> its action
 
 reading.py turns the maps into answers about a character. The network was trained on rendered
-true films only, blurred and distorted (judge_clips.py, judge_training.py).
+true films only, blurred and distorted (experiments/judge).
 It was never trained on a generated frame.
 """
 
@@ -57,7 +57,7 @@ _STAGES = (
     ("stage2b", 96, 96),
 )
 _WIDTH = _STAGES[-1][-1]
-_MOTION = 32  # features per look that `act` compares: the pose (judge_clips.POSE) and learned ones
+_MOTION = 32  # features per look that `act` compares: the pose and learned ones
 _OF_CELL = {
     "figure": 1,
     "species": len(SPECIES),

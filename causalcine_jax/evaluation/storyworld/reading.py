@@ -113,7 +113,7 @@ class Judge:
 
     @classmethod
     def load(cls, path: Path = judge.WEIGHTS) -> "Judge":
-        """Reads the weights that judge_training.py wrote.
+        """Reads the weights that experiments/judge wrote.
 
         Raises:
           DataError: they are missing or belong to another network.
@@ -125,14 +125,14 @@ class Judge:
             }
         except (OSError, SafetensorError) as error:
             raise DataError(
-                f"cannot read the judge's weights at {path} ({error}); "
-                "run causalcine_jax.evaluation.storyworld.judge_training"
+                f"cannot read the judge's weights at {path} ({error}): install causalcine_jax "
+                "again, or train the judge in a checkout by python -m experiments.judge.training"
             ) from error
         wanted = jax.eval_shape(judge.init_params, jax.random.key(0))
         if {k: v.shape for k, v in params.items()} != {k: v.shape for k, v in wanted.items()}:
             raise DataError(
                 f"{path} holds another judge than this code's; "
-                "train it again by causalcine_jax.evaluation.storyworld.judge_training"
+                "train it again in a checkout by python -m experiments.judge.training"
             )
         return cls(params)
 

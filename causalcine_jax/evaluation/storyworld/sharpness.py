@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from causalcine_jax.evaluation.metrics.reconstruction import edge_energy
 from causalcine_jax.evaluation.storyworld.judge import CELL_CENTRES
 from causalcine_jax.evaluation.storyworld.reading import Judge, Reading, of_character, sought
 from causalcine_jax.evaluation.storyworld.true_films import true_film
@@ -28,6 +27,17 @@ class Edges:
     @classmethod
     def of(cls, video: UInt8[np.ndarray, "t h w 3"], reading: Reading) -> "Edges":
         return cls(edge_energy(video), reading)
+
+
+def edge_energy(film: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t h w"]:
+    """Sums the absolute differences to the pixels below and to the right.
+
+    The last row and column lack a neighbour, which counts as no difference.
+    """
+    pixels = film.astype(np.float32)
+    down = np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:])).sum(-1)
+    right = np.abs(np.diff(pixels, axis=2, append=pixels[:, :, -1:])).sum(-1)
+    return down + right
 
 
 def sharpness(story: WorldStory, film: Edges, judge: Judge) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""One function over many rows, in this process or in several.
+"""One function over many tasks, in this process or in several.
 
 A file that crashes its process gets a reason as its result, and the other files continue. To find
 that file, every task without a result is run again in a process of its own.
@@ -6,13 +6,16 @@ that file, every task without a result is run again in a process of its own.
 
 import itertools
 import multiprocessing
+import os
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from causalcine_jax.cli import cores
 from causalcine_jax.data.video.filters import Reason
-from causalcine_jax.data.worker_process import begin_worker, leave_devices
 from causalcine_jax.utils.interrupts import children_without_ctrl_c
 
 Task = TypeVar("Task")
@@ -111,5 +114,31 @@ def _begin(counter, workers: int) -> None:
     """What a process does first: it takes its share of the cores, and leaves devices alone."""
     with counter.get_lock():
         index, counter.value = counter.value, counter.value + 1
-    begin_worker(index, workers)
+    _take_share(index, workers)
     leave_devices()
+
+
+def _take_share(index: int, count: int) -> None:
+    """Takes this worker's share of the cores, and ends the process when its parent dies.
+
+    Call it before jax starts: XLA starts a thread per allowed core. A dead parent's lock on its
+    output is free for others, so its workers must not go on writing.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # called in a child alone
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if hasattr(os, "sched_setaffinity"):
+        mine = cores()
+        os.sched_setaffinity(0, mine[index % len(mine) :: count])
+
+
+def leave_devices() -> None:
+    """This process and its children run on the CPU alone. Call it before jax starts its devices."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")

@@ -1,7 +1,6 @@
 """Trains the judge on rendered true films and writes its weights.
 
-    python -m causalcine_jax.evaluation.storyworld.judge_training \\
-        --out causalcine_jax/evaluation/storyworld/weights/judge.safetensors
+    python -m experiments.judge.training [--out FILE.safetensors]
 
 Clips of true films are blurred, ghosted, tinted and made noisy, as a small VAE and a small
 diffusion model distort them. Training uses no generated frame and no film of the evaluation,
@@ -20,9 +19,9 @@ from safetensors.numpy import save_file
 
 from causalcine_jax.evaluation.storyworld import judge
 from causalcine_jax.evaluation.storyworld.judge import GRID, OF_CHARACTER, OF_FRAME, SPECIES
-from causalcine_jax.evaluation.storyworld.judge_clips import mirrored, sample_clips, with_nonsense
 from causalcine_jax.utils.atomic_file import atomic_file
 from causalcine_jax.utils.progress import progress_bar
+from experiments.judge.clips import mirrored, sample_clips, with_nonsense
 
 RATE = 0.02  # of Muon at its peak
 
@@ -190,7 +189,7 @@ def main() -> None:
     flags = parser.parse_args()
     params = train(sample_clips(flags.clips), flags.steps, flags.batch)
     command = (
-        "python -m causalcine_jax.evaluation.storyworld.judge_training "
+        "python -m experiments.judge.training "
         f"--clips {flags.clips} --steps {flags.steps} --batch {flags.batch}"
     )
     save(params, flags.out, {"command": command, "jax": jax.__version__})

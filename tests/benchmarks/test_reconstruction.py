@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from evaluation_films import SEED, WORLD
 
-from causalcine_jax.evaluation.metrics.reconstruction import RoundTrip, edge_energy, reconstruction
-from causalcine_jax.evaluation.storyworld import round_trips as module
-from causalcine_jax.evaluation.storyworld.round_trips import round_trips
+from benchmarks import reconstruction as module
+from benchmarks.reconstruction import RoundTrip, reconstruction, round_trips
+from causalcine_jax.evaluation.storyworld.sharpness import edge_energy
 from causalcine_jax.evaluation.storyworld.true_films import true_cuts
 from causalcine_jax.models.vae.wan_vae import VAE
 from causalcine_jax.storyworld import sample_story

@@ -7,11 +7,20 @@ sharpness   edge energy at the subjects, round trip over truth: 1 is as sharp as
 edges       the same over whole frames
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
+
+from causalcine_jax.evaluation.storyworld.sharpness import edge_energy
+from causalcine_jax.evaluation.storyworld.true_films import true_cuts, true_film
+from causalcine_jax.models.vae.video import to_model_range, to_uint8
+from causalcine_jax.models.vae.wan_vae import VAE
+from causalcine_jax.storyworld import WorldStory, box_masks, scene_parameters
+
+Pixels = UInt8[np.ndarray, "t h w 3"]
 
 
 @dataclass(frozen=True)
@@ -22,21 +31,26 @@ class RoundTrip:
     subjects  the pixels that show whom the film is about
     """
 
-    film: UInt8[np.ndarray, "t h w 3"]
-    back: UInt8[np.ndarray, "t h w 3"]
+    film: Pixels
+    back: Pixels
     cuts: list[int]
     subjects: Bool[np.ndarray, "t h w"]
 
 
-def edge_energy(film: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t h w"]:
-    """Sums the absolute differences to the pixels below and to the right.
+def round_trip(vae: VAE, film: Pixels) -> Pixels:
+    """Encodes and decodes a whole film at once."""
+    video = to_model_range(jnp.asarray(film[None]))
+    return np.asarray(to_uint8(vae.decode(vae.encode(video))))[0]
 
-    The last row and column lack a neighbour, which counts as no difference.
-    """
-    pixels = film.astype(np.float32)
-    down = np.abs(np.diff(pixels, axis=1, append=pixels[:, -1:])).sum(-1)
-    right = np.abs(np.diff(pixels, axis=2, append=pixels[:, :, -1:])).sum(-1)
-    return down + right
+
+def round_trips(vae: VAE, stories: Iterable[WorldStory]) -> Iterator[RoundTrip]:
+    """Yields the true film of every story with its way back; its subjects are the characters."""
+    for story in stories:
+        film = true_film(story)
+        boxes = scene_parameters(story)["figure"] * story.world.height
+        figures = box_masks(boxes, *film.shape[1:3])
+        characters = np.any(figures, axis=1)
+        yield RoundTrip(film, round_trip(vae, film), true_cuts(story), characters)
 
 
 def reconstruction(films: Iterable[RoundTrip]) -> dict[str, float | None]:
