@@ -73,7 +73,7 @@ def shown_shots(world: WorldConfig, count: int) -> list[ShownShot]:
 
     Of others, the model cannot know what the key says.
     """
-    found = []
+    found: list[ShownShot] = []
     for story in stories_apart(world, HELD_OUT_SEED, 10 * count):
         fitting = [
             shot

@@ -1,13 +1,21 @@
 """The evaluation's report: JSON for machines, markdown tables for people."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from causalcine_jax.evaluation.metrics.shot_cuts import PAPER_CALIBRATED
 from causalcine_jax.evaluation.storyworld import free_films, recall
-from causalcine_jax.evaluation.storyworld.recall import CHANCE, TRUTH, VAE, RecallResult, Verdict
+from causalcine_jax.evaluation.storyworld.recall import (
+    CHANCE,
+    TRUTH,
+    VAE,
+    RecallResult,
+    ReturnCase,
+    Verdict,
+)
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
 from causalcine_jax.storyworld.world import SIZES
 from causalcine_jax.utils.environment import device, software
@@ -72,13 +80,17 @@ def build_report(
     return plain(report)
 
 
-SUBSETS = {
+def _framed(size: str) -> Callable[[ReturnCase], bool]:
+    return lambda case: case.shot.size == size
+
+
+SUBSETS: dict[str, Callable[[ReturnCase], bool]] = {
     "first seen late (a memory of first frames cannot hold them)": lambda case: case.late,
     "first seen early": lambda case: not case.late,
     "told: a caption named the looks once": lambda case: case.story.told,
     "untold: no caption ever names the looks": lambda case: not case.story.told,
     "in a pair": lambda case: len(case.shot.cast) > 1,
-    **{f"{size} shots": lambda case, size=size: case.shot.size == size for size in SIZES},
+    **{f"{size} shots": _framed(size) for size in SIZES},
 }
 
 
