@@ -262,9 +262,9 @@ TABLES = {
         paper="Table 1 has films of 15 s. Here a model makes films "
         f"{LONGER} times as long as those of training: do characters still look as they did?",
         rows=(
-            Row("base, its own memory", "base"),
             Row("student, its own memory", "student"),
             _STUDENT_CAMR,
+            Row("base, its own memory", "base"),
         ),
         columns=_LONG
         | {
