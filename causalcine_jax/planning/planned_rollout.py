@@ -86,7 +86,9 @@ def rollout_steps(
         model,
         jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE),
     )
-    text = jax.tree.map(lambda a: _at(a, mesh, None, "data"), text)
+    # Sharded by tokens, as `text_keys_values` leaves them: every pass gathers a layer's part.
+    by_tokens = "seq" if sizes.text_len % seq == 0 else None
+    text = jax.tree.map(lambda a: _at(a, mesh, None, "data", None, by_tokens), text)
     chunk = (config.chunk_frames, height, width, sizes.in_dim)
     noise, x0 = by_films((mesh.shape["data"], *chunk)), by_films((histories, *chunk))
     index, key = replicated(
@@ -102,7 +104,7 @@ def rollout_steps(
     cache = jax.tree.map(
         lambda a: _at(a, mesh, *axes), jax.eval_shape(VAE.decode_first, vae, latents)[1]
     )
-    vae, latents = replicated(vae), _at(latents, mesh, "data")
+    vae, latents = placed(vae, state_shardings(mesh, vae)), _at(latents, mesh, "data")
     encoder = jax.tree.map(cast, shapes(UMT5Encoder, config.text_encoder))
     encoder = placed(encoder, state_shardings(mesh, encoder))
 
