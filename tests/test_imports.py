@@ -1,8 +1,10 @@
 """The order of the packages, without circles; and what holds for the text of every file."""
 
 import ast
+import functools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from repository import ROOT
@@ -28,15 +30,35 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 NO_PROSE = re.compile(r"^ |\S {2,}\S| -> ")
 
 
-def _imports(file: Path) -> set[tuple[str, ...]]:
-    """A file's imports from this package, also inside functions, without the package's name."""
-    found = set()
+class Text(NamedTuple):
+    """What a file says: all names that it imports, its docstrings, its functions' parameters."""
+
+    imports: set[tuple[str, ...]]
+    docstrings: list[str]
+    parameters: dict[str, int]
+
+
+@functools.cache
+def _text(file: Path) -> Text:
+    text = Text(set(), [], {})
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {tuple(alias.name.split(".")) for alias in node.names}
+            text.imports.update(tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {(*node.module.split("."), alias.name) for alias in node.names}
-    return {name[1:] for name in found if name[0] == PACKAGE.name}
+            text.imports.update((*node.module.split("."), alias.name) for alias in node.names)
+        elif isinstance(node, DOCUMENTED):
+            text.docstrings.append(ast.get_docstring(node) or "")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            every = (*given.posonlyargs, *given.args, *given.kwonlyargs)
+            count = sum(one.arg not in ("self", "cls") for one in every)
+            text.parameters[node.name] = max(count, text.parameters.get(node.name, 0))
+    return text
+
+
+def _imports(file: Path) -> set[tuple[str, ...]]:
+    """A file's imports from this package, also inside functions, without the package's name."""
+    return {name[1:] for name in _text(file).imports if name[0] == PACKAGE.name}
 
 
 def _module(name: tuple[str, ...]) -> Path | None:
@@ -94,10 +116,7 @@ def test_no_imports_run_in_a_circle():
 
 def test_the_package_does_not_import_what_is_not_installed():
     for file in FILES:
-        modules = {
-            node.module.split(".")[0] if isinstance(node, ast.ImportFrom) and node.module else ""
-            for node in ast.walk(ast.parse(file.read_text()))
-        }
+        modules = {name[0] for name in _text(file).imports}
         assert not modules & {"benchmarks", "experiments", "tests", "launch"}, file
 
 
@@ -107,15 +126,12 @@ def test_no_file_has_more_than_300_lines():
 
 
 def test_no_function_has_more_than_8_parameters():
-    wide = []
-    for file in FILES + BESIDE:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                given = node.args
-                every = (*given.posonlyargs, *given.args, *given.kwonlyargs)
-                count = sum(one.arg not in ("self", "cls") for one in every)
-                if count > 8:
-                    wide.append(f"{file}: {node.name} has {count}")
+    wide = [
+        f"{file}: {name} has {count}"
+        for file in FILES + BESIDE
+        for name, count in _text(file).parameters.items()
+        if count > 8
+    ]
     assert not wide
 
 
@@ -123,9 +139,8 @@ def test_a_sentence_of_a_docstring_has_at_most_25_words():
     long = [
         f"{file}: {sentence}"
         for file in {*FILES, *BESIDE} - NOT_YET
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, DOCUMENTED)
-        for sentence in _sentences(ast.get_docstring(node) or "")
+        for docstring in _text(file).docstrings
+        for sentence in _sentences(docstring)
         if len(sentence.split()) > 25
     ]
     assert not long

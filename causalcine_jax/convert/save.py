@@ -134,7 +134,7 @@ def save_model(
 def _holds_exactly(dtype: np.dtype, network: nnx.Module) -> bool:
     """Whether no weight is rounded to `dtype`."""
     return all(
-        bool(jnp.array_equal(leaf, leaf.astype(dtype).astype(leaf.dtype)))
+        leaf.dtype == dtype or bool(jnp.array_equal(leaf, leaf.astype(dtype).astype(leaf.dtype)))
         for leaf in jax.tree.leaves(network)
     )
 

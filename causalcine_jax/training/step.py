@@ -37,9 +37,10 @@ def make_update(
     optimizer, rate = make_optimizer(optim), learning_rate(optim, config.steps)
     dtype = jnp.dtype(config.dtype)
     own = {name: update.titled(name) for name in ("loss", "grad_norm")}
-    clipped = lambda net, norm: jax.tree.map(
-        lambda g: g * jnp.minimum(1, optim.clip / (norm + 1e-12)), net
-    )
+
+    def clipped(net, norm):
+        factor = jnp.minimum(1, optim.clip / (norm + 1e-12))
+        return jax.tree.map(lambda g: g * factor, net)
 
     def gradients(params: Nets, fixed: Nets, batch, key):
         compute = lambda params: update.loss(
@@ -69,9 +70,12 @@ def make_update(
         if optim.clip:  # each network by itself: a new one must not slow down the others
             grads = {name: clipped(net, norms[name]) for name, net in grads.items()}
         updates, opt_state = optimizer.update(grads, state.opt_state[update.name], trained)
-        moved = lambda name, net: jax.tree.map(
-            lambda p, u: p + rate(state.step) * update.rates.get(name, 1.0) * u, net, updates[name]
-        )
+        now = rate(state.step)
+
+        def moved(name, net):
+            by = now * update.rates.get(name, 1.0)
+            return jax.tree.map(lambda p, u: p + by * u, net, updates[name])
+
         params = {name: moved(name, net) for name, net in trained.items()}
         done = (state.step - max(optim.ema_start, update.start)) // update.every
         # An average that starts late starts with trained weights, and needs no warm-up.
@@ -81,8 +85,9 @@ def make_update(
             optim.ema_decay if optim.ema_start else warmed_up_ema_decay(optim.ema_decay, done),
         )
         averaged = {name: state.ema[name] for name in trained if name in state.ema}
+        rest = 1 - decay
         ema = {
-            name: jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, net, params[name])
+            name: jax.tree.map(lambda e, p: decay * e + rest * p, net, params[name])
             for name, net in averaged.items()
         }
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

@@ -187,8 +187,7 @@ def test_a_killed_film_goes_on(folder, straight, tmp_path):
         film.send_signal(signal.SIGKILL)
     story.unlink()  # what was asked for is kept as well
     if not (out / "film.json").exists():  # a quick machine may have finished it
-        words = ["--resume", str(out), "--no-progress"]
-        subprocess.run([sys.executable, "launch/generate.py", *words], cwd=ROOT, check=True)
+        command.main(["--resume", str(out), "--no-progress"])
     assert record(out) == record(straight)
 
 

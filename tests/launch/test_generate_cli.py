@@ -65,8 +65,9 @@ def test_adapters_are_merged_while_filming_as_they_are_in_conversion(
         }
         save_file(pair, tmp_path / f"{name}.safetensors")
     lora = (f"{tmp_path / 'a.safetensors'}:0.8", str(tmp_path / "b.safetensors"))
+    choices = Choices(lora=lora, scale=1)
     film = generate(
-        read_recipe(out / "story.yaml"), tmp_path / "film", model=folder, choices=Choices(lora=lora)
+        read_recipe(out / "story.yaml"), tmp_path / "film", model=folder, choices=choices
     )
     assert "lora a.safetensors: strength 0.8, scale 1 of 1 weights" in capsys.readouterr().err
     convert(ConvertConfig(folder, tmp_path / "merged", lora=lora, progress=False))
@@ -74,6 +75,7 @@ def test_adapters_are_merged_while_filming_as_they_are_in_conversion(
         read_recipe(out / "story.yaml"),
         tmp_path / "same",
         model=tmp_path / "merged",
+        choices=Choices(scale=1),
         progress=False,
     )
     assert film["frames_sha256"] == same["frames_sha256"] != plain["frames_sha256"]

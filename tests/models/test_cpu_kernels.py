@@ -1,5 +1,6 @@
 """The CPU's own kernels against XLA's arithmetic, and the fallback where none compile."""
 
+import functools
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig, PassConfig
 from causalcine_jax.film.rollout import chunk_velocity, commit_chunk, embed_prompt
@@ -23,14 +25,21 @@ from causalcine_jax.network_sizes import TransformerConfig
 XLA = attention.BACKENDS["cpu"][-1]
 
 
-def random(*shape, dtype=jnp.float32, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32), dtype)
+def random(*shape, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32).astype(dtype)
 
 
 def relative(a, b):
-    return float(
-        jnp.linalg.norm((a - b).astype(jnp.float32)) / jnp.linalg.norm(b.astype(jnp.float32))
-    )
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def attend(*operands):
+    """As `attention.attention` decides at this moment, in one program."""
+    return jax.jit(lambda *given: attention.attention(*given))(*operands)
+
+
+by_xla = jax.jit(XLA)
 
 
 @pytest.fixture
@@ -67,41 +76,38 @@ def unmade(monkeypatch, tmp_path):
 )
 def test_attention_is_xlas(made, films, queries, keys, heads, dim, lengths):
     q, k, v = (random(films, n, heads, dim, seed=i) for i, n in enumerate((queries, keys, keys)))
-    lengths = jnp.asarray(lengths, jnp.int32)
-    wanted = XLA(q, k, v, lengths)
-    assert relative(attention.attention(q, k, v, lengths), wanted) < 2e-6
-    beyond = jnp.arange(keys)[None, :, None, None] >= lengths[:, None, None, None]
-    untouched = attention.attention(
-        q, jnp.where(beyond, jnp.nan, k), jnp.where(beyond, jnp.nan, v), lengths
-    )
+    lengths = np.asarray(lengths, np.int32)
+    wanted = by_xla(q, k, v, lengths)
+    attend = jax.jit(attention.attention)
+    assert relative(attend(q, k, v, lengths), wanted) < 2e-6
+    beyond = np.arange(keys)[None, :, None, None] >= lengths[:, None, None, None]
+    nan = np.float32(np.nan)
+    untouched = attend(q, np.where(beyond, nan, k), np.where(beyond, nan, v), lengths)
     assert relative(untouched, wanted) < 2e-6  # what is beyond a length is not read
     if "bfloat16" in made.dtypes:
         rounded = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-        assert relative(attention.attention(*rounded, lengths), wanted) < 1e-2
+        assert relative(attend(*rounded, lengths), wanted) < 1e-2
 
 
 def test_attention_of_large_scores_of_none_and_of_nan(made):
     q, k, v = (random(1, 20, 1, 8, seed=i) for i in range(3))
-    assert relative(attention.attention(300 * q, k, v), XLA(300 * q, k, v, None)) < 2e-5
-    assert not jnp.any(attention.attention(q, k, v, jnp.zeros((1,), jnp.int32)))
+    attend = jax.jit(attention.attention)
+    assert relative(attend(300 * q, k, v), by_xla(300 * q, k, v, None)) < 2e-5
+    assert not np.any(attend(q, k, v, np.zeros((1,), np.int32)))
     for place in range(3):
-        broken = [
-            x.at[0, 5, 0, 3].set(jnp.nan) if i == place else x for i, x in enumerate((q, k, v))
-        ]
-        assert jnp.isnan(attention.attention(*broken)).any()
+        broken = [x.copy() for x in (q, k, v)]
+        broken[place][0, 5, 0, 3] = np.nan
+        assert np.isnan(attend(*broken)).any()
 
 
 def test_attention_of_batched_segments_and_its_gradient_are_xlas(made):
     q, k, v = (random(3, 2, n, 2, 8, seed=i) for i, n in enumerate((5, 9, 9)))
-    lengths, weights = (
-        jnp.asarray([[3, 9], [2, 1], [9, 9]], jnp.int32),
-        random(3, 2, 5, 2, 8, seed=5),
-    )
+    lengths = jax.device_put(np.array([[3, 9], [2, 1], [9, 9]], np.int32))
+    weights = random(3, 2, 5, 2, 8, seed=5)
 
     def run(attend):
-        return jax.value_and_grad(
-            lambda q, k, v: jnp.sum(weights * jax.vmap(attend)(q, k, v, lengths)), argnums=(0, 1, 2)
-        )(q, k, v)
+        loss = lambda q, k, v: jnp.sum(weights * jax.vmap(attend)(q, k, v, lengths))
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
 
     for ours, theirs in zip(
         jax.tree.leaves(run(attention.attention)), jax.tree.leaves(run(XLA)), strict=True
@@ -112,11 +118,11 @@ def test_attention_of_batched_segments_and_its_gradient_are_xlas(made):
 def test_what_the_kernels_refuse_is_left_to_xla(made):
     q = random(1, 3, 1, 12)
     with pytest.raises(NotImplementedError, match="multiple of"):
-        cpu_kernels.flash_attention(q[..., :2], q[..., :2], q[..., :2], jnp.asarray([3]))
+        jax.jit(cpu_kernels.flash_attention)(*[q[..., :2]] * 3, np.array([3], np.int32))
     with pytest.raises(NotImplementedError, match="not float16"):
-        cpu_kernels.flash_attention(*[q.astype(jnp.float16)] * 3, jnp.asarray([3]))
-    half = attention.attention(*[q.astype(jnp.float16)] * 3)
-    assert half.dtype == jnp.float16 and relative(half, XLA(q, q, q, None)) < 1e-2
+        jax.jit(cpu_kernels.flash_attention)(*[q.astype(np.float16)] * 3, np.array([3], np.int32))
+    half = attend(*[q.astype(np.float16)] * 3)
+    assert half.dtype == np.float16 and relative(half, by_xla(q, q, q, None)) < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -124,14 +130,9 @@ def test_what_the_kernels_refuse_is_left_to_xla(made):
 )
 def test_a_linear_layer_in_bfloat16_is_xlas(made, rows, inner, columns):
     needs_bfloat16(made)
-    x, layer = (
-        random(2, rows, inner),
-        cast_weights(Linear(inner, columns, key=jax.random.key(0)), jnp.bfloat16),
-    )
-    layer.bias[...] = random(columns, dtype=jnp.bfloat16, seed=3)
-
-    def run(layer, x, product):
-        return jnp.sum(jnp.sin(product(layer, x).astype(jnp.float32)))
+    x = random(2, rows, inner)
+    make = lambda key: Linear(inner, columns, key=key)
+    layer = cast_weights(random_weights(make, 0), jnp.bfloat16)
 
     def in_float32(layer, x):
         y = jnp.einsum(
@@ -141,17 +142,24 @@ def test_a_linear_layer_in_bfloat16_is_xlas(made, rows, inner, columns):
         )
         return y + layer.bias[...].astype(jnp.float32)
 
-    ours, theirs = (product(layer, x) for product in (Linear.__call__, in_float32))
-    assert (
-        ours.dtype == jnp.bfloat16 and relative(ours, theirs.astype(jnp.bfloat16)) < 1e-3
-    )  # rounded once
-    without = cast_weights(Linear(inner, columns, key=jax.random.key(0), bias=False), jnp.bfloat16)
-    assert relative(without(x) + layer.bias[...], ours) < 1e-2
-    gradients = [
-        jax.grad(run, argnums=(0, 1))(layer, x, product)
-        for product in (Linear.__call__, in_float32)
-    ]
-    for got, true in zip(*map(jax.tree.leaves, gradients), strict=True):
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(product, layer, x):
+        def run(layer, x):
+            y = product(layer, x)
+            return jnp.sum(jnp.sin(y.astype(jnp.float32))), y
+
+        gradients, y = jax.grad(run, argnums=(0, 1), has_aux=True)(layer, x)
+        return y, gradients
+
+    ours, gradients = value_and_gradients(Linear.__call__, layer, x)
+    theirs, true_gradients = value_and_gradients(in_float32, layer, x)
+    assert ours.dtype == jnp.bfloat16
+    assert relative(ours, np.asarray(theirs).astype(jnp.bfloat16)) < 1e-3  # rounded once
+    without = random_weights(lambda key: Linear(inner, columns, key=key, bias=False), 0)
+    without.weight = layer.weight
+    plain = np.asarray(jax.jit(Linear.__call__)(without, x), np.float32)
+    assert relative(plain + np.asarray(layer.bias[...], np.float32), ours) < 1e-2
+    for got, true in zip(*map(jax.tree.leaves, (gradients, true_gradients)), strict=True):
         assert relative(got, true) < 2e-2
 
 
@@ -170,7 +178,8 @@ def test_a_film_by_the_kernels_is_the_film_by_xla(made, monkeypatch):
     )
     shapes = jax.eval_shape(lambda: Transformer(config, key=jax.random.key(0)))
     rng = np.random.default_rng(0)
-    model = jax.tree.map(lambda x: jnp.asarray(rng.normal(0.05, 0.2, x.shape), x.dtype), shapes)
+    made = lambda x: jax.device_put(rng.normal(0.05, 0.2, x.shape).astype(x.dtype))
+    model = jax.tree.map(made, shapes)
     chunks, memory = 7, MemoryConfig(window_chunks=2, memory_frames=4)
     clean, text = random(1, 3 * chunks, 4, 6, 4), random(1, 1, 5, 10, seed=1)
 
@@ -178,7 +187,7 @@ def test_a_film_by_the_kernels_is_the_film_by_xla(made, monkeypatch):
         cache, velocities, context = (
             KVCache.empty(config, 1, 3 * chunks, 6),
             [],
-            embed_prompt(model, text[:, 0]),
+            jax.jit(embed_prompt)(model, text[:, 0]),
         )
         see, keep = (
             jax.jit(lambda *given: chunk_velocity(*given, memory=memory)),
@@ -186,13 +195,13 @@ def test_a_film_by_the_kernels_is_the_film_by_xla(made, monkeypatch):
         )
         for index in range(chunks):
             chunk = clean[:, 3 * index : 3 * index + 3]
-            velocities.append(see(model, cache, chunk, 400.0, context, jnp.int32(index)))
-            cache = keep(model, cache, chunk, context, jnp.int32(index))
-        shots = jnp.zeros((1, chunks), jnp.int32)
+            velocities.append(see(model, cache, chunk, 400.0, context, np.int32(index)))
+            cache = keep(model, cache, chunk, context, np.int32(index))
+        shots = np.zeros((1, chunks), np.int32)
         packed = jax.jit(lambda *given: teacher_forced(*given, PassConfig(memory)))(
             model, clean, clean, 400.0, text, shots
         )
-        return jnp.concatenate(velocities, axis=1), packed
+        return np.concatenate(velocities, axis=1), packed
 
     ours, packed = film()
     assert relative(ours, packed) < 1e-5
@@ -232,11 +241,11 @@ def test_kernels_are_made_once_and_damaged_ones_again(made, unmade, monkeypatch)
 
 def test_without_a_compiler_or_a_place_xla_attends(unmade, monkeypatch, tmp_path):
     q = random(1, 5, 1, 8)
-    wanted = XLA(q, q, q, None)
+    wanted = by_xla(q, q, q, None)
 
     def path() -> str:
         cpu_kernels._loaded.cache_clear()
-        np.testing.assert_array_equal(attention.attention(q, q, q), wanted)
+        np.testing.assert_array_equal(attend(q, q, q), wanted)
         assert not cpu_kernels.multiplies(jnp.bfloat16)
         return cpu_kernels.path_in_use()
 
@@ -259,22 +268,21 @@ def test_without_a_compiler_or_a_place_xla_attends(unmade, monkeypatch, tmp_path
 
 def test_products_are_rounded_where_jax_is_asked_to():
     """Values and gradients are products of bfloat16 summed in float32; XLA on CPUs ignores it."""
-    layer = Linear(24, 16, key=jax.random.key(0))
-    x, gradient = (
-        jax.random.normal(jax.random.key(n), (2, 3, width)) for n, width in ((1, 24), (2, 16))
-    )
-
-    def products(layer, x):
-        y, back = jax.vjp(lambda weight, x: with_weight(layer, weight)(x), layer.weight[...], x)
-        return y, *back(gradient)
+    layer = random_weights(lambda key: Linear(24, 16, key=key), 0)
+    x, gradient = random(2, 3, 24, seed=1), random(2, 3, 16, seed=2)
 
     def with_weight(layer, weight):
         layer = jax.tree.map(lambda leaf: leaf, layer)
         layer.weight = Param(weight)
         return layer
 
+    @jax.jit
+    def products(layer, x):
+        y, back = jax.vjp(lambda weight, x: with_weight(layer, weight)(x), layer.weight[...], x)
+        return y, *back(gradient)
+
     rounded = lambda a: np.asarray(a.astype(jnp.bfloat16), np.float64)
-    weight = layer.weight[...]
+    weight = np.asarray(layer.weight[...])
     wanted = (
         rounded(x) @ rounded(weight) + np.asarray(layer.bias[...]),
         np.einsum("bti,bto->io", rounded(x), rounded(gradient)),
@@ -283,7 +291,7 @@ def test_products_are_rounded_where_jax_is_asked_to():
     exact = products(layer, x)
     with jax.default_matmul_precision("bfloat16"):
         found = products(layer, x)
-        kept = layer(x, "highest")
+        kept = jax.jit(lambda layer, x: layer(x, "highest"))(layer, x)
     for ours, expected, other in zip(found, wanted, exact, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
         assert not np.allclose(other, expected, rtol=1e-5, atol=1e-5)

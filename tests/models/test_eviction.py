@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_networks import SMALLEST_SIZES as CONFIG
-from tiny_models import tiny_model
+from tiny_models import random_weights, tiny_model
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
@@ -28,7 +28,9 @@ def test_what_memory_keeps_retrieving_outlives_the_oldest():
     Queries always prefer chunk 2, otherwise the newest available.
     """
     width = (CONFIG.num_heads, CONFIG.head_dim)
-    key_of = lambda i: jnp.full((CONFIG.num_layers, 2, 1, 1, *width), 9.0 if i == 2 else 0.01 * i)
+    key_of = lambda i: np.full(
+        (CONFIG.num_layers, 2, 1, 1, *width), 9.0 if i == 2 else 0.01 * i, np.float32
+    )
 
     def film(memory):
         @jax.jit
@@ -114,9 +116,9 @@ def test_usage_is_a_mean_over_layers_films_and_frames():
 
 
 def test_evictions_make_the_same_pool_until_it_is_full_in_place():
-    model = jax.tree.map(lambda a: a + 0.1, dit.Transformer(CONFIG, key=jax.random.key(0)))
-    text = dit.text_keys_values(model, jnp.ones((2, 1, 3, CONFIG.text_dim)))
-    latents = jax.random.normal(jax.random.key(1), (6, 2, 1, 4, 4, CONFIG.in_dim))
+    model = random_weights(lambda key: dit.Transformer(CONFIG, key=key), 0)
+    text = jax.jit(dit.text_keys_values)(model, np.ones((2, 1, 3, CONFIG.text_dim), np.float32))
+    latents = np.random.default_rng(1).standard_normal((6, 2, 1, 4, 4, CONFIG.in_dim), np.float32)
     pools = {}
     for eviction in ("oldest", "least_retrieved"):
         memory = dataclasses.replace(MEMORY, eviction=eviction)
@@ -128,11 +130,11 @@ def test_evictions_make_the_same_pool_until_it_is_full_in_place():
         )
         cache, pools[eviction] = KVCache.empty(CONFIG, 2, 4, 4, chunk_frames=1), []
         commit = commit.lower(
-            cache, latents[0], jnp.int32(0)
+            cache, latents[0], np.int32(0)
         ).compile()  # once: it takes no other shapes
         assert commit.memory_analysis().alias_size_in_bytes >= cache.bytes
         for i in range(6):
-            cache = commit(cache, latents[i], jnp.int32(i))
+            cache = commit(cache, latents[i], np.int32(i))
             pools[eviction].append(jax.tree.map(np.array, cache))
     for old, new in zip(pools["oldest"][:4], pools["least_retrieved"][:4], strict=True):
         assert (

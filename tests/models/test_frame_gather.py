@@ -24,29 +24,31 @@ FILMS, CHUNKS = 2, 4
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])
 def test_the_kernel_copies_the_rows_it_is_asked_for(heads, dtype, monkeypatch):
     monkeypatch.setattr(frame_gather, "BLOCK", 2**12)  # a frame in several blocks
-    stored = jax.random.randint(jax.random.key(0), (5, 24, heads, 128), -100, 100).astype(dtype)
-    rows = jnp.array([4, 0, 4, 2])
+    rng = np.random.default_rng(0)
+    stored = rng.integers(-100, 100, (5, 24, heads, 128)).astype(dtype)
+    rows = np.array([4, 0, 4, 2], np.int32)
     np.testing.assert_array_equal(
-        frame_gather.gather_frames(stored, rows, interpret=True), stored[rows]
+        frame_gather.gather_frames(*jax.device_put((stored, rows)), interpret=True), stored[rows]
     )
 
 
 @pytest.mark.parametrize("kv_dtype", ["same", "int8"])
 def test_a_pass_over_a_pool_that_is_handed_over_whole_is_the_same_pass(kv_dtype, monkeypatch):
     model = random_weights(lambda key: Transformer(CONFIG, key=key), 0)
-    text = embed_prompt(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
-    x = jax.random.normal(jax.random.key(1), (CHUNKS + 1, FILMS, 3, 4, 8, CONFIG.in_dim))
+    text = jax.jit(embed_prompt)(model, np.ones((FILMS, 3, CONFIG.text_dim), np.float32))
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((CHUNKS + 1, FILMS, 3, 4, 8, CONFIG.in_dim), np.float32)
     pool = KVCache.empty(CONFIG, FILMS, 12, 8, kv_dtype=kv_dtype)
     commit = jax.jit(lambda pool, x, i: commit_chunk(model, pool, x, text, i, memory=MEMORY))
     for i in range(CHUNKS):
-        pool = commit(pool, x[i], jnp.int32(i))
+        pool = commit(pool, x[i], np.int32(i))
 
     def velocity():
         out = jax.jit(
             lambda: chunk_pass(
                 model,
                 pool,
-                segment(x[CHUNKS], 500.0, jnp.int32(CHUNKS)),
+                segment(jnp.asarray(x[CHUNKS]), 500.0, jnp.int32(CHUNKS)),
                 text,
                 MEMORY,
                 keep_field=True,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_networks import SMALLEST_SIZES as CONFIG
+from tiny_models import random_weights
 
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.errors import UsageError
@@ -26,21 +27,20 @@ def test_eviction_takes_the_oldest_but_never_the_sink_nor_the_next_window():
     cache = empty(memory.smallest_pool(3) + 3)
     shape = (CONFIG.num_layers, 1, 3, 4, CONFIG.num_heads, CONFIG.head_dim)
     held = []
+
+    @jax.jit
+    def commit(cache, i):
+        slot, keys = slot_for(cache, i, memory), jnp.full(shape, i, jnp.float32)
+        return write(cache, slot, i, keys, -keys)
+
     for i in range(12):
-        slot = slot_for(cache, jnp.int32(i), memory)
-        cache = write(
-            cache,
-            slot,
-            jnp.int32(i),
-            jnp.full(shape, i, jnp.float32),
-            jnp.full(shape, -i, jnp.float32),
-        )
-        held.append(sorted(int(t) for t in cache.chunk if t >= 0))
+        cache = commit(cache, np.int32(i))
+        chunks, k, descriptors = map(np.asarray, (cache.chunk, cache.k, cache.descriptors))
+        held.append(sorted(int(t) for t in chunks if t >= 0))
         for chunk in held[-1]:
-            at = int(jnp.argmax(cache.chunk == chunk)) * 3
-            assert (cache.k[:, :, at : at + 3] == chunk).all() and (
-                cache.descriptors[:, :, at : at + 3] == chunk
-            ).all()
+            at = int(np.argmax(chunks == chunk)) * 3
+            assert (k[:, :, at : at + 3] == chunk).all()
+            assert (descriptors[:, :, at : at + 3] == chunk).all()
     assert held[5] == [0, 1, 2, 3, 4, 5]
     assert held[6] == [0, 1, 3, 4, 5, 6]  # 2 is the oldest outside the sink
     assert held[11] == [0, 1, 8, 9, 10, 11]
@@ -52,14 +52,14 @@ def test_a_chunk_committed_again_replaces_itself():
     cache = KVCache(
         cache.k, cache.v, cache.descriptors, jnp.asarray([0, 1, 2, -1], jnp.int32), cache.usage
     )
-    assert int(slot_for(cache, jnp.int32(2), memory)) == 2
-    assert int(slot_for(cache, jnp.int32(3), memory)) == 3
+    slot = jax.jit(lambda cache, i: slot_for(cache, i, memory))
+    assert [int(slot(cache, np.int32(i))) for i in (2, 3)] == [2, 3]
 
 
 def committed_film():
-    model = dit.Transformer(CONFIG, key=jax.random.key(0))
-    text = dit.text_keys_values(model, jnp.ones((1, 1, 3, CONFIG.text_dim)))
-    return model, text, jnp.ones((1, 3, 4, 4, CONFIG.in_dim))
+    model = random_weights(lambda key: dit.Transformer(CONFIG, key=key), 0)
+    text = jax.jit(dit.text_keys_values)(model, np.ones((1, 1, 3, CONFIG.text_dim), np.float32))
+    return model, text, jax.device_put(np.ones((1, 3, 4, 4, CONFIG.in_dim), np.float32))
 
 
 def test_a_commit_aliases_its_buffers_and_a_step_does_not_copy_the_pool():

@@ -43,7 +43,7 @@ def test_rounding_by_hand():
 def moves():
     """commit and velocity of a film under one prompt; both take the pool first."""
     model = random_weights(lambda key: Transformer(CONFIG, key=key), 0)
-    text = embed_prompt(model, jnp.ones((FILMS, 3, CONFIG.text_dim)))
+    text = jax.jit(embed_prompt)(model, np.ones((FILMS, 3, CONFIG.text_dim), np.float32))
     commit = lambda cache, x, i: commit_chunk(model, cache, x, text, i, memory=MEMORY)
     velocity = lambda cache, x, i: chunk_pass(
         model, cache, segment(x, 500.0, i), text, MEMORY, keep_field=True
@@ -57,22 +57,24 @@ def empty(frames, kv_dtype):
 
 def test_a_rollout_differs_a_little_takes_a_quarter_and_is_one_program_in_place():
     commit, velocity = moves()
-    x = jax.random.normal(jax.random.key(1), (6, FILMS, 3, 4, 8, CONFIG.in_dim))
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((6, FILMS, 3, 4, 8, CONFIG.in_dim), np.float32)
     outs, pools = {}, {}
     for kv_dtype in ("same", "int8"):
         cache = empty(15, kv_dtype)
-        step = jax.jit(commit, donate_argnums=0).lower(cache, x[0], jnp.int32(0)).compile()
+        step = jax.jit(commit, donate_argnums=0).lower(cache, x[0], np.int32(0)).compile()
         assert step.memory_analysis().alias_size_in_bytes >= cache.bytes
         for i in range(5):
-            cache = step(cache, x[i], jnp.int32(i))
-        outs[kv_dtype], pools[kv_dtype] = jax.jit(velocity)(cache, x[5], jnp.int32(5)), cache
-    exact = outs["same"].velocity
+            cache = step(cache, x[i], np.int32(i))
+        outs[kv_dtype], pools[kv_dtype] = jax.jit(velocity)(cache, x[5], np.int32(5)), cache
+    exact = np.asarray(outs["same"].velocity)
     pool = pools["int8"]
     assert isinstance(pool.k, Quantised) and pool.descriptors.dtype == jnp.float32
     # What the first layer stores and retrieves does not depend on history, so it is the same.
-    np.testing.assert_array_equal(pool.descriptors[0], pools["same"].descriptors[0])
-    np.testing.assert_array_equal(outs["int8"].field.frame[0], outs["same"].field.frame[0])
-    off = float(jnp.linalg.norm(outs["int8"].velocity - exact) / jnp.linalg.norm(exact))
+    first = lambda array: np.asarray(array)[0]
+    np.testing.assert_array_equal(first(pool.descriptors), first(pools["same"].descriptors))
+    np.testing.assert_array_equal(first(outs["int8"].field.frame), first(outs["same"].field.frame))
+    off = float(np.linalg.norm(outs["int8"].velocity - exact) / np.linalg.norm(exact))
     assert 0 < off < 0.02, off
     numbers = pools["same"].k.size
     assert pools["same"].bytes - pool.bytes == 2 * (

@@ -1,6 +1,6 @@
 """The receptive field by hand-computed cases: frames and positions, for every policy."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -8,24 +8,35 @@ from causalcine_jax.commands import film
 from causalcine_jax.config import AFTER_CUT, MemoryConfig
 from causalcine_jax.errors import UsageError
 from causalcine_jax.memory_policies import POLICIES, Policy
-from causalcine_jax.models.receptive_field import choose_fields, describe, receptive_field
+from causalcine_jax.models import receptive_field as fields
+
+receptive_field = jax.jit(fields.receptive_field, static_argnames=("memory", "chunk_frames"))
+choose_fields = jax.jit(fields.choose_fields, static_argnames=("memory", "chunk_frames"))
+describe = jax.jit(fields.describe, static_argnames="parts")
+TIME = np.arange(30, dtype=np.int32)
 
 
 def field(history_time, chunk_index, memory, liked=(), chunk_frames=3):
     """The field when the frames in `liked` (film time) score highest, in that order."""
-    history_time = jnp.asarray(history_time, jnp.int32)
+    history_time = np.asarray(history_time, np.int32)
     descriptors = np.zeros((len(history_time), 1, 2), np.float32)
     for rank, time in enumerate(liked):
         descriptors[list(history_time).index(time), 0, 0] = 10.0 - rank
-    descriptors[:, 0, 1] = -np.asarray(history_time) / 1000  # the rest: older is liked more
-    return receptive_field(
-        jnp.ones((1, 1, 2)),
-        jnp.asarray(descriptors)[:, None],
-        history_time,
-        jnp.int32(chunk_index),
-        memory,
-        chunk_frames,
+    descriptors[:, 0, 1] = -history_time / 1000  # the rest: older is liked more
+    query = np.ones((1, 1, 2), np.float32)
+    return in_numpy(
+        receptive_field(
+            query, descriptors[:, None], history_time, np.int32(chunk_index), memory, chunk_frames
+        )
     )
+
+
+def chosen(*given):
+    return in_numpy(choose_fields(*given))
+
+
+def in_numpy(found):
+    return jax.tree.map(np.asarray, found)
 
 
 def frames(f):
@@ -47,17 +58,13 @@ def test_the_own_chunk_and_the_future_are_never_history():
 
 def test_head_scores_are_summed():
     """Paper Eq. 7: one decision per layer, a dot product summed over heads."""
-    query = jnp.asarray([[1.0, 0.0], [0.0, 2.0]])
-    keys = (
-        jnp.zeros((6, 2, 2))
-        .at[1]
-        .set(jnp.asarray([[1.0, 9.0], [9.0, 0.0]]))
-        .at[2]
-        .set(jnp.asarray([[0.0, 9.0], [9.0, 0.6]]))
-    )
+    query = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
+    keys = np.zeros((6, 2, 2), np.float32)
+    keys[1] = [1.0, 9.0], [9.0, 0.0]
+    keys[2] = [0.0, 9.0], [9.0, 0.6]
     memory = MemoryConfig(window_chunks=1, memory_frames=1)
-    f = receptive_field(query[None], keys[:, None], jnp.arange(6), jnp.int32(6), memory, 1)
-    assert frames(f) == [5, 2]  # 2 * 0.6 beats 1 * 1
+    f = receptive_field(query[None], keys[:, None], TIME[:6], np.int32(6), memory, 1)
+    assert frames(in_numpy(f)) == [5, 2]  # 2 * 0.6 beats 1 * 1
 
 
 def test_descriptors_are_means_over_tokens_and_the_query_over_the_whole_chunk():
@@ -65,20 +72,15 @@ def test_descriptors_are_means_over_tokens_and_the_query_over_the_whole_chunk():
     keys = np.zeros((1, 6, 2, 1, 2), np.float32)  # [b, f, p, h, d]
     keys[0, 1, :, 0, 0] = 9, -9  # one token matches best, but not the frame's mean
     keys[0, 3, :, 0, 0] = 1, 2
-    described = describe(jnp.asarray(keys))
+    described = describe(keys)
     np.testing.assert_array_equal(described[0, :, 0, 0, 0], [0, 0, 0, 1.5, 0, 0])
-    queries = np.zeros(
-        (1, 4, 1, 2), np.float32
-    )  # [b, t, h, d]: a chunk of two frames of two tokens
+    # [b, t, h, d]: a chunk of two frames of two tokens
+    queries = np.zeros((1, 4, 1, 2), np.float32)
     queries[0, :, 0, 0] = 8, -1, -1, -1
     memory = MemoryConfig(window_chunks=1, memory_frames=1)
-    found = choose_fields(
-        jnp.asarray(queries), None, described, jnp.arange(6), jnp.int32(3), memory, 2
-    )
+    found = chosen(queries, None, described, TIME[:6], np.int32(3), memory, 2)
     assert found.frame[0].tolist() == [5, 4, 3]
-    found = choose_fields(
-        jnp.asarray(-queries), None, described, jnp.arange(6), jnp.int32(3), memory, 2
-    )
+    found = chosen(-queries, None, described, TIME[:6], np.int32(3), memory, 2)
     assert found.frame[0, :2].tolist() == [5, 4] and found.frame[0, 2] != 3
 
 
@@ -87,13 +89,13 @@ def test_attended_finds_a_part_that_a_mean_over_tokens_loses():
     keys = np.zeros((1, 6, 2, 1, 2), np.float32)  # [b, f, p, h, d]
     keys[0, 1, :, 0, 0] = 9, -9
     keys[0, 3, :, 0, 0] = 1, 2
-    keys, time = jnp.asarray(keys), jnp.arange(6)
-    queries = jnp.asarray([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # [b, t, h, d], a chunk of one frame
+    # [b, t, h, d], a chunk of one frame
+    queries = np.array([[[[1.0, 0.0]], [[0.0, 1.0]]]], np.float32)
 
     def retrieved(policy, queries):
         memory = MemoryConfig(policy, window_chunks=1, memory_frames=1)
         described = describe(keys, memory.parts(tokens=2))
-        found = choose_fields(queries, None, described, time, jnp.int32(6), memory, 1)
+        found = chosen(queries, None, described, TIME[:6], np.int32(6), memory, 1)
         return found.frame[0, 1:].tolist()
 
     assert retrieved("attended", queries) == [1] and retrieved("camr", queries) == [3]
@@ -105,9 +107,9 @@ def test_attended_takes_the_best_frame_of_each_chunk_first():
     keys = np.zeros((1, 9, 2, 1, 2), np.float32)
     keys[0, :, 0, 0, 0] = 9, 8, 7, 1, 2, 3, 0, 0, 0
     memory = MemoryConfig("attended", window_chunks=1, memory_frames=3)
-    described = describe(jnp.asarray(keys), memory.parts(tokens=2))
-    queries = jnp.ones((1, 6, 1, 2))
-    found = choose_fields(queries, None, described, jnp.arange(9), jnp.int32(3), memory, 3)
+    described = describe(keys, memory.parts(tokens=2))
+    queries = np.ones((1, 6, 1, 2), np.float32)
+    found = chosen(queries, None, described, TIME[:9], np.int32(3), memory, 3)
     assert found.frame[0].tolist() == [8, 7, 6, 5, 1, 0]
 
 
@@ -123,13 +125,12 @@ def test_a_policy_may_ask_by_the_prompt_or_by_the_newest_frame():
     keys[0, 4, ..., 1] = 5  # the prompt's
     keys[0, 2, ..., :] = 0.1, 0.2  # points where the newest frame points, but is short
     keys[0, 11, ..., :] = 1, 2
-    keys = jnp.asarray(keys)
-    described, time = describe(keys), jnp.arange(12)
-    query, prompt = jnp.asarray([[[[1.0, 0.0]]]]), jnp.asarray([[[0.0, 1.0]]])
+    described = describe(keys)
+    query, prompt = np.array([[[[1.0, 0.0]]]], np.float32), np.array([[[0.0, 1.0]]], np.float32)
 
     def retrieved(policy, prompt_key=None, **rule):
         memory = MemoryConfig(policy, window_chunks=1, **{"memory_frames": 1} | rule)
-        found = choose_fields(query, prompt_key, described, time, jnp.int32(4), memory, 3)
+        found = chosen(query, prompt_key, described, TIME[:12], np.int32(4), memory, 3)
         return found.frame[0, 3:].tolist()
 
     assert retrieved("camr") == [1] and retrieved("prompt", prompt) == [4]

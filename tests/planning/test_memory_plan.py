@@ -150,22 +150,17 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         memory_plan(MemoryRequest(str(tmp_path)))
 
 
-def launch(*arguments):
-    command = [sys.executable, str(ROOT / "launch" / "plan.py"), "memory", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-
-
-def test_the_command_prints_a_table_or_json(folder):
-    done = launch("--model", str(folder), "--pool-frames", "9")
-    assert (
-        done.returncode == 0
-        and "keys and values of one latent frame" in done.stdout
-        and "pool of history" in done.stdout
-    )
-    plan = json.loads(launch("--model", str(folder), "--pool-frames", "9", "--json").stdout)
-    assert plan["total_bytes"] == sum(line["bytes"] for line in plan["lines"])
+def test_the_command_prints_a_table_or_json(folder, capsys):
+    arguments = ["memory", "--model", str(folder), "--pool-frames", "9"]
+    plan.main(arguments)
+    table = capsys.readouterr().out
+    assert "keys and values of one latent frame" in table and "pool of history" in table
+    command = [sys.executable, str(ROOT / "launch" / "plan.py"), *arguments, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["total_bytes"] == sum(line["bytes"] for line in report["lines"])
 
 
 def test_a_model_whose_metadata_has_no_size_is_planned_at_wans(tmp_path):

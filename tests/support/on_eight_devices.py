@@ -2,7 +2,8 @@
 
 Prints distances, shard shapes and collectives as JSON.
 Arguments: meshes (data x seq: 8x1 4x2 2x4 1x8), and what to do on each of them:
-stages of mesh_stages.py, or film.
+stages of mesh_stages.py, or film. With `reordered`, also how far one device's results move when
+some of its sums change their order.
 """
 
 import dataclasses
@@ -29,16 +30,17 @@ from causalcine_jax.planning.hlo.program import parse_hlo
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-def on_meshes(stage: Stage, meshes: dict[str, jax.sharding.Mesh]) -> dict:
+def on_meshes(stage: Stage, meshes: dict[str, jax.sharding.Mesh], again: bool) -> dict:
     """Compares a stage's results on each mesh with those of one device.
 
     By mesh: the distance, the shapes of a device's shards, and the program's collectives.
-    `reordered`: how far one device's results move when some of its sums change their order.
+    `again`: whether to tell `reordered`.
     """
-    alone = jax.jit(stage.compute)
+    alone, report = jax.jit(stage.compute), {}
     wanted = jax.device_get(alone(*stage.networks, stage.batch))
-    again = alone(*reordered(stage.networks), stage.batch)
-    report = {"reordered": {name: worst(reordered(again[name]), wanted[name]) for name in wanted}}
+    if again:
+        moved = alone(*reordered(stage.networks), stage.batch)
+        report["reordered"] = {name: worst(reordered(moved[name]), wanted[name]) for name in wanted}
     for shape, mesh in meshes.items():
         got, program = on(mesh, stage)
         report[shape] = {
@@ -183,7 +185,8 @@ if __name__ == "__main__":
     sharding.SMALLEST_SHARDED = 1
     asked = sys.argv[1:]
     meshes = {shape: make_mesh(int(shape[-1])) for shape in asked if "x" in shape}
-    report = {name: on_meshes(STAGES[name](), meshes) for name in asked if name in STAGES}
+    again = "reordered" in asked
+    report = {name: on_meshes(STAGES[name](), meshes, again) for name in asked if name in STAGES}
     report["largest_matrix"] = max(
         math.prod(leaf.shape[-2:]) for leaf in jax.tree.leaves(transformer(0))
     )

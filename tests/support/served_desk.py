@@ -50,12 +50,14 @@ class ServedDesk:
         self._thread.join()
 
 
-def socket(host, headers=BEARER, **options):
+def socket(host, headers=BEARER, close_timeout=1, **options):
+    """A socket of the desk. A server that never answers its close is waited for a second."""
     return connect(
         f"ws://{host}/v1/stream",
         subprotocols=["causalcine.v1"],
         additional_headers=headers,
         max_size=None,
+        close_timeout=close_timeout,
         **options,
     )
 

@@ -1,18 +1,22 @@
-"""Training on embeddings made before: the same losses, and no text encoder in memory."""
+"""Training on embeddings made before: the same losses, and no text encoder in memory.
+
+tests/training/stages/test_distillation_stages.py has a student's stages.
+"""
 
 import dataclasses
+import itertools
 import json
 
 import jax
 import numpy as np
 import pytest
+from embedded_prompts import check_losses, without_text_encoder
 from tiny_checkpoints import wan_folder
 from tiny_models import WORDS, tiny_folder, tiny_model
 from tiny_training import tiny_config, tiny_store
 
 from benchmarks.flops import FilmFlops
 from benchmarks.update_flops import update_flops
-from causalcine_jax import convert
 from causalcine_jax.convert import load_text_encoder, load_tokenizer, save_model
 from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.errors import UsageError
@@ -32,7 +36,7 @@ from causalcine_jax.training.config import (
 )
 from causalcine_jax.training.loop import train
 from causalcine_jax.training.metrics import read_records
-from causalcine_jax.training.stages import build, distillation
+from causalcine_jax.training.stages import build
 from causalcine_jax.training.stages.gan import GANConfig
 from causalcine_jax.training.stages.ode import ODEConfig
 
@@ -53,20 +57,6 @@ def stores(model, tmp_path_factory):
     made = [tiny_store(folder / name, films=4, seed=seed).path for seed, name in enumerate("abc")]
     embed_stores(model, made, "float32", progress=False)
     return made
-
-
-@pytest.fixture
-def no_text_encoder(monkeypatch):
-    """Loading one fails, while it is set."""
-
-    def refused(*_, **__):
-        raise AssertionError("a text encoder is loaded")
-
-    def use():
-        for module in (convert, distillation, known_prompts):
-            monkeypatch.setattr(module, "load_text_encoder", refused)
-
-    return use
 
 
 def config_of(model, stores, out="", embeddings=False, stage="teacher_forcing", **changes):
@@ -91,69 +81,101 @@ def config_of(model, stores, out="", embeddings=False, stage="teacher_forcing", 
     return tiny_config(out, "", **{**settings, **changes})
 
 
-def losses(out) -> list[dict[str, float]]:
-    return [
-        {name: value for name, value in record.items() if "loss" in name or "mse" in name}
-        for record in read_records(out / "metrics.jsonl")
-    ]
+def run_twice(config, folder, monkeypatch):
+    """Checks a run with its text encoder, and one on embeddings that loads none, whose state it is.
 
-
-def check_equal(config, tmp_path, no_text_encoder, rtol=1e-6):
-    """A run with its text encoder, and one on embeddings that loads none."""
+    They write to folder/plain and folder/known.
+    """
+    known = dataclasses.replace(config, out=str(folder / "known"))
     plain = dataclasses.replace(
         config,
-        out=str(tmp_path / "plain"),
+        out=str(folder / "plain"),
         data=dataclasses.replace(config.data, embeddings=False),
     )
-    if config.ode.store:
-        plain = dataclasses.replace(
-            plain, ode=dataclasses.replace(config.ode, store=str(tmp_path / "plain_trajectories"))
-        )
     train(plain)
-    no_text_encoder()
-    state = train(dataclasses.replace(config, out=str(tmp_path / "known")))
-    expected, found = losses(tmp_path / "plain"), losses(tmp_path / "known")
-    assert len(found) == len(expected) >= 3 and all(found)
-    for a, b in zip(expected, found, strict=True):
-        assert a.keys() == b.keys()
-        np.testing.assert_allclose([*b.values()], [*a.values()], rtol=rtol)
-    return state
+    without_text_encoder(monkeypatch)
+    state = train(known)
+    monkeypatch.undo()
+    check_losses(folder / "plain", folder / "known")
+    return known, state
 
 
-@pytest.mark.parametrize("chunks", [0, 1])
-def test_losses_are_those_with_the_text_encoder(chunks, model, stores, tmp_path, no_text_encoder):
-    """Of two stores mixed, whole films and parts, held-out films, and dropped captions."""
+@pytest.fixture(scope="module")
+def run(model, stores, tmp_path_factory):
+    """A run on embeddings: its folder, its config, its last state.
+
+    Of two stores mixed, whole films, held-out films, and dropped captions.
+    """
+    folder = tmp_path_factory.mktemp("run")
     config = config_of(
         model,
         stores,
-        data=DataConfig(store=f"{stores[0]},{stores[1]}", embeddings=True, chunks=chunks),
+        data=DataConfig(store=f"{stores[0]},{stores[1]}", embeddings=True),
         held_out=HeldOutConfig(every=3, films=2, store=str(stores[2])),
+        checkpoint=CheckpointConfig(every=2, export_dtype="float32"),
     )
-    check_equal(config, tmp_path, no_text_encoder)
-    ours, theirs = load_text_encoder(tmp_path / "known/model"), load_text_encoder(model)
+    with pytest.MonkeyPatch.context() as patch:
+        return folder, *run_twice(config, folder, patch)
+
+
+def test_losses_are_those_with_the_text_encoder(model, run):
+    folder, _, _ = run
+    last = read_records(folder / "known/metrics.jsonl")[-1]
+    assert {"held_out_mse", "held_out_ema_mse", "held_out_mse_t750_1000"} <= set(last)
+    ours, theirs = load_text_encoder(folder / "known/model"), load_text_encoder(model)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
     file = "text_encoder/model.safetensors"
-    assert (tmp_path / "known/model" / file).samefile(model / file)
-    assert load_tokenizer(tmp_path / "known/model").size == WORDS.size
-    assert encoder_hash(tmp_path / "known/model") == encoder_hash(model)
+    assert (folder / "known/model" / file).samefile(model / file)
+    assert load_tokenizer(folder / "known/model").size == WORDS.size
+    assert encoder_hash(folder / "known/model") == encoder_hash(model)
 
 
-def test_adapters_need_only_the_transformer(model, stores, tmp_path, no_text_encoder):
+def check_first_losses(plain, known, monkeypatch):
+    """Losses of the first batches and of held-out films, with a text encoder and without one."""
+
+    def first(config):
+        stage = build.make_stage(config)
+        (update,) = stage.updates
+        loss = jax.jit(update.loss)
+        batches = [*itertools.islice(stage.batches, 3), *stage.held_out]
+        return [
+            float(loss(stage.trained, stage.fixed, batch, jax.random.key(i))[0])
+            for i, batch in enumerate(batches)
+        ]
+
+    expected = first(plain)
+    without_text_encoder(monkeypatch)
+    np.testing.assert_allclose(first(known), expected, rtol=1e-6)
+    assert len(set(expected)) > 1
+
+
+def test_losses_of_parts_of_films_are_those_with_the_text_encoder(model, stores, monkeypatch):
+    plain, known = (
+        config_of(
+            model,
+            stores,
+            data=DataConfig(store=f"{stores[0]},{stores[1]}", embeddings=embeddings, chunks=1),
+            held_out=HeldOutConfig(every=3, films=2, store=str(stores[2])),
+        )
+        for embeddings in (False, True)
+    )
+    check_first_losses(plain, known, monkeypatch)
+
+
+def test_adapters_need_only_the_transformer(model, stores, monkeypatch):
     config = config_of(model, stores[:1], embeddings=True, lora=LoraConfig(rank=2))
-    no_text_encoder()
+    without_text_encoder(monkeypatch)
     assert set(build.make_stage(config).fixed) == {"transformer_base"}
 
 
-@pytest.mark.parametrize("stored", [False, True])
-def test_a_student_learns_its_teachers_trajectories(
-    stored, model, stores, tmp_path, no_text_encoder
-):
-    ode = ODEConfig(
-        steps=4, guidance=2.0, store=str(tmp_path / "trajectories") if stored else "", films=4
+def test_a_student_learns_stored_trajectories(model, stores, tmp_path, monkeypatch):
+    ode = lambda name: ODEConfig(steps=4, guidance=2.0, store=str(tmp_path / name), films=4)
+    plain, known = (
+        config_of(model, stores[:1], embeddings=embeddings, stage="ode_init", ode=ode(name))
+        for embeddings, name in ((False, "plain"), (True, "known"))
     )
-    config = config_of(model, stores[:1], embeddings=True, stage="ode_init", ode=ode)
-    check_equal(config, tmp_path, no_text_encoder)
+    check_first_losses(plain, known, monkeypatch)
 
 
 def test_trajectories_of_rounded_embeddings_say_so(model, tmp_path):
@@ -173,20 +195,12 @@ def test_a_missing_store_is_not_made_where_it_would_have_no_embeddings(model, tm
     assert not (tmp_path / "out" / "latents").exists()
 
 
-def test_a_student_matches_its_teacher(model, stores, tmp_path, no_text_encoder):
-    config = config_of(model, stores[:1], embeddings=True, stage="dmd", generator_every=2)
-    # The student's loss is the square of a small difference, which rounding changes more.
-    check_equal(config, tmp_path, no_text_encoder, rtol=1e-5)
-    assert load_text_encoder(tmp_path / "known/model") is not None
-
-
-def test_a_stopped_run_goes_on(model, stores, tmp_path, no_text_encoder):
-    checkpoint = CheckpointConfig(every=2, export_dtype="float32")
-    config = config_of(model, stores, tmp_path / "whole", True, checkpoint=checkpoint, steps=4)
-    no_text_encoder()
-    whole = train(config)
-    train(dataclasses.replace(config, out=str(tmp_path / "part"), steps=2))
-    part = train(dataclasses.replace(config, out=str(tmp_path / "part")))
+def test_a_stopped_run_goes_on(run, tmp_path, monkeypatch):
+    _, config, whole = run
+    without_text_encoder(monkeypatch)
+    config = dataclasses.replace(config, out=str(tmp_path))
+    train(dataclasses.replace(config, steps=2))
+    part = train(config)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(part.params), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -16,6 +16,8 @@ from causalcine_jax.training.smaller_step import smaller_step
 from causalcine_jax.training.step_memory import CheckedProgram, free_memory, working_bytes
 from causalcine_jax.utils import machine_memory
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 
 def with_memory(monkeypatch, needed, free):
     monkeypatch.setattr(step_memory, "working_bytes", lambda program: needed)

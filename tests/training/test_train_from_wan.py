@@ -142,35 +142,24 @@ def test_the_first_loss_is_that_of_the_packed_pass_on_the_folder(wan, store, run
     transformer, text_encoder = load_transformer(wan), load_text_encoder(wan)
     with Loader(store, config.batch, seed=config.seed) as films:
         batch = next(films)
-    key_time, key_noise, key_captions = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed), 0), 3
-    )
-    clean = jnp.asarray(batch["latents"], jnp.float32)
-    null = jnp.asarray(Tokenizer.load(wan)([""], 6)[0][0])
-    ids = drop_captions(batch["token_ids"], null, config.caption_dropout, key_captions)
-    t, noise = (
-        noise_times(key_time, config.batch, 3, config.time),
-        jax.random.normal(key_noise, clean.shape),
-    )
-    noisy = clean + (noise - clean) * (t / 1000)[:, None, None, None, None]
+    null = Tokenizer.load(wan)([""], 6)[0][0]
 
     @jax.jit
-    def loss(transformer, text_encoder):
-        text = text_encoder(ids, ids != 0)
-        velocity = teacher_forced(
-            transformer,
-            clean,
-            noisy,
-            t,
-            text,
-            jnp.asarray(batch["shot_of_chunk"]),
-            PassConfig(config.memory),
-        )
+    def loss(transformer, text_encoder, clean, ids, shots):
+        key = jax.random.fold_in(jax.random.key(config.seed), 0)
+        key_time, key_noise, key_captions = jax.random.split(key, 3)
+        ids = drop_captions(ids, jnp.asarray(null), config.caption_dropout, key_captions)
+        t = noise_times(key_time, config.batch, 3, config.time)
+        noise = jax.random.normal(key_noise, clean.shape)
+        noisy = clean + (noise - clean) * (t / 1000)[:, None, None, None, None]
+        text, passes = text_encoder(ids, ids != 0), PassConfig(config.memory)
+        velocity = teacher_forced(transformer, clean, noisy, t, text, shots, passes)
         return jnp.mean(jnp.square(velocity - (noise - clean)))
 
+    films = np.asarray(batch["latents"], np.float32), batch["token_ids"], batch["shot_of_chunk"]
     _, records = run
     np.testing.assert_allclose(
-        records[0]["loss"], float(loss(transformer, text_encoder)), rtol=1e-5
+        records[0]["loss"], float(loss(transformer, text_encoder, *films)), rtol=1e-5
     )
 
 

@@ -29,13 +29,15 @@ from causalcine_jax.training.config import (
 )
 from causalcine_jax.training.held_out import HeldOut
 from causalcine_jax.training.loop import train
-from causalcine_jax.training.metrics import drop_after, read_records
+from causalcine_jax.training.metrics import draw_loss_curve, drop_after, read_records
 from causalcine_jax.training.same_run import changes, newest_checkpoint
 from causalcine_jax.training.state import Stage
 from causalcine_jax.utils import output
 from causalcine_jax.utils.output import one_writer
 
 TIMES = ("films_per_s", "step_s", "data_wait_s")
+
+pytestmark = pytest.mark.usefixtures("no_picture")
 
 
 def curve(out) -> list[dict]:
@@ -45,7 +47,8 @@ def curve(out) -> list[dict]:
     ]
 
 
-def test_a_run_leaves_records_checkpoints_config_and_picture(tmp_path):
+def test_a_run_leaves_records_checkpoints_config_and_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "draw_loss_curve", draw_loss_curve)
     exported = []
     state = train(toy_config(tmp_path), toy_stage(exported=exported))
     records = read_records(tmp_path / "metrics.jsonl")
@@ -195,13 +198,19 @@ def test_the_disk_must_have_room_for_the_checkpoints_that_lie_beside_each_other(
     tmp_path, monkeypatch, every, beside
 ):
     asked = []
-    monkeypatch.setattr(loop, "check_disk", lambda needed, out, flag: asked.append(needed))
+
+    def check(needed, out, flag):
+        asked.append(needed)
+        if len(asked) == 2:  # the longer run need not be made
+            raise DataError("no room")
+
+    monkeypatch.setattr(loop, "check_disk", check)
     config = toy_config(tmp_path, checkpoint=CheckpointConfig(every=every, keep=2))
     state = train(config, toy_stage())
     each = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert asked == [beside * each]
-    longer = dataclasses.replace(config, steps=24)
-    train(longer, toy_stage())
+    with pytest.raises(DataError, match="no room"):
+        train(dataclasses.replace(config, steps=24), toy_stage())
     there = min(2, 12 // every)
     assert asked[1] == min(3 - there, 12 // every) * each
 

@@ -195,6 +195,7 @@ def test_the_log_tells_updates_apart(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, nets["player"], state.ema["player"])
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_stopped_run_of_several_networks_goes_on_to_the_bit(tmp_path):
     whole = train(toy_config(tmp_path / "whole", log_every=1), stage())
     batches, taken = toy_batches(4), []

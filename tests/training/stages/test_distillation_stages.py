@@ -1,6 +1,7 @@
 """The stages of a student: from model folders to a few-step model, and what they refuse.
 
-The real sizes are traced as shapes.
+Each is trained twice: with its text encoder, and on embeddings made before. The real sizes are
+traced as shapes.
 """
 
 from dataclasses import asdict, replace
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from embedded_prompts import check_losses, without_text_encoder
 from jax.sharding import NamedSharding, PartitionSpec
 from repository import ROOT
 from tiny_models import mesh_of_nothing, random_weights
@@ -18,6 +20,7 @@ from tiny_training import tiny_config, tiny_store
 from causalcine_jax.config import MemoryConfig
 from causalcine_jax.convert import load_metadata, load_text_encoder, load_transformer, save_model
 from causalcine_jax.convert.metadata import base_entry, base_of
+from causalcine_jax.data.embed_command import embed_stores
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.film.model_folder import model_defaults
 from causalcine_jax.models.dit import Transformer
@@ -50,13 +53,16 @@ OPTIM = OptimConfig(lr=1e-3, schedule="constant", warmup=0, ema_decay=0.5)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tiny_store(tmp_path_factory.mktemp("student") / "store", films=4).path
+def base(tmp_path_factory):
+    return model_folder(tmp_path_factory.mktemp("student") / "base")
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return model_folder(tmp_path_factory.mktemp("student") / "base")
+def store(base, tmp_path_factory):
+    """Films whose prompts are embedded too."""
+    made = tiny_store(tmp_path_factory.mktemp("student") / "store", films=4).path
+    embed_stores(base, [made], "float32", progress=False)
+    return made
 
 
 def model_folder(
@@ -96,6 +102,8 @@ def config_of(stage: str, base, store, out="", **changes):
         "self_forcing": SelfForcingConfig(steps=2, grad_frames=6),
         "ode": ODEConfig(steps=4, guidance=2.0),
         "gan": GANConfig(taps=(1.0,)),  # one loop over all layers to compile
+        "caption_dropout": 0.5,
+        "train_text_encoder": False,
         "generator_every": 2,
         "max_critic_mse": 100.0,  # a random fake score has about 10
     }
@@ -108,22 +116,39 @@ def same(a, b) -> bool:
     )
 
 
-def test_ode_initialisation_leaves_a_few_step_model(base, store, tmp_path):
-    state = train(config_of("ode_init", base, store, tmp_path))
+def check_same_on_embeddings(config, monkeypatch, rtol=1e-6):
+    """The run again, on embeddings and without a text encoder in memory: the same losses."""
+    plain = Path(config.out)
+    known = replace(
+        config,
+        out=f"{plain}_known",
+        data=replace(config.data, embeddings=True),
+    )
+    without_text_encoder(monkeypatch)
+    train(known)
+    check_losses(plain, Path(known.out), rtol)
+    monkeypatch.undo()
+    assert same(load_text_encoder(f"{known.out}/model"), load_text_encoder(f"{plain}/model"))
+
+
+def test_ode_initialisation_leaves_a_few_step_model(base, store, tmp_path, monkeypatch):
+    config = config_of("ode_init", base, store, tmp_path / "plain")
+    state, out = train(config), tmp_path / "plain"
     assert set(state.params) == {"student"}
-    records = read_records(tmp_path / "metrics.jsonl")
+    records = read_records(out / "metrics.jsonl")
     assert len(records) == 3 and {"loss", "x0_t1000", "x0_t833"} <= set(records[0])
-    said = model_defaults(tmp_path / "model")
+    said = model_defaults(out / "model")
     assert (
         said["sampler"] == SelfForcingConfig(steps=2).sampler
         and said["negative"] == sorted(VOCABULARY)[0]
     )
-    assert same(load_transformer(tmp_path / "model"), state.ema["student"])
-    assert same(load_text_encoder(tmp_path / "model"), load_text_encoder(base))
+    assert same(load_transformer(out / "model"), state.ema["student"])
+    assert same(load_text_encoder(out / "model"), load_text_encoder(base))
     assert (
-        base_of(tmp_path / "model").samefile(base)
-        and not Path(load_metadata(tmp_path / "model")["base"]).is_absolute()
+        base_of(out / "model").samefile(base)
+        and not Path(load_metadata(out / "model")["base"]).is_absolute()
     )
+    check_same_on_embeddings(config, monkeypatch)
 
 
 def test_a_model_that_has_its_text_encoder_from_a_base_is_a_teacher_too(base, store, tmp_path):
@@ -168,7 +193,7 @@ def test_trajectories_that_do_not_fit_are_refused_before_they_are_made(
     assert not (tmp_path / "trajectories").exists()
 
 
-def test_distribution_matching_trains_student_and_critic(base, store, tmp_path):
+def test_distribution_matching_trains_student_and_critic(base, store, tmp_path, monkeypatch):
     student = model_folder(tmp_path / "student", seed=5)
     config = config_of("dmd", base, store, tmp_path / "out", init=str(student))
     stage = make_stage(config)
@@ -192,6 +217,8 @@ def test_distribution_matching_trains_student_and_critic(base, store, tmp_path):
         load_transformer(tmp_path / "out" / "model"), state.ema["student"]
     )
     assert model_defaults(tmp_path / "out" / "model")["sampler"].solver == "few_step"
+    # The student's loss is the square of a small difference, which rounding changes more.
+    check_same_on_embeddings(config, monkeypatch, rtol=1e-5)
 
 
 @pytest.mark.slow

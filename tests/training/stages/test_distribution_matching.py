@@ -24,7 +24,7 @@ from causalcine_jax.training.stages.dmd import (
     generator_loss,
 )
 from causalcine_jax.training.stages.gan import GANConfig
-from causalcine_jax.training.stages.self_forcing import SelfForcingConfig
+from causalcine_jax.training.stages.self_forcing import SelfForcingConfig, student_rollout
 
 TASK = DistributionMatching(
     null_prompt=(1, 0, 0, 0, 0),
@@ -69,6 +69,31 @@ def batch():
         "shot_of_chunk": np.array([[0, 0, 1], [0, 1, 1]], np.int32),
     }
     return jax.tree.map(jnp.asarray, films)
+
+
+@pytest.fixture(scope="module")
+def rolled_out(nets, batch):
+    """One rollout of the student."""
+    shots, frame, key = batch["shot_of_chunk"], batch["latents"].shape[2:], jax.random.key(0)
+
+    def roll(nets, ids):
+        text = nets["text_encoder"](ids, ids > 0)
+        return student_rollout(
+            nets["student"], text, shots, frame, key, TASK.self_forcing, TASK.passes
+        )
+
+    return jax.jit(roll)(nets, batch["token_ids"])
+
+
+@pytest.fixture
+def given_film(rolled_out, monkeypatch):
+    """Losses score this one film: tests of what they do with it compile no rollout."""
+
+    def given(student, text, shots, frame, key, config, passes):
+        start = config.grad_start(key, shots.shape[1], passes.chunk_frames)
+        return dataclasses.replace(rolled_out, start=start)
+
+    monkeypatch.setattr(distribution_matching, "student_rollout", given)
 
 
 @pytest.fixture
@@ -149,6 +174,7 @@ def test_the_heads_loss_reaches_the_trunk_when_it_is_asked_to(nets, batch):
     }
 
 
+@pytest.mark.usefixtures("given_film")
 @pytest.mark.parametrize("context", ["clean_rollout", "noisy_causal"])
 def test_a_student_that_the_scores_agree_on_is_left_alone(nets, batch, context):
     """One network as both scores, under the null prompt: guidance steers away from nothing.
@@ -197,11 +223,15 @@ def trained_critic(task, nets, batch, names, steps=40):
             name: value for name, (value, _) in metrics.items()
         }
 
-    return jax.jit(
-        lambda carry: jax.lax.scan(step, carry, jax.random.split(jax.random.key(2), steps))[1]
-    )((trained, optimizer.init(trained)))
+    @jax.jit
+    def metrics(trained):
+        keys = jax.random.split(jax.random.key(2), steps)
+        return jax.lax.scan(step, (trained, optimizer.init(trained)), keys)[1]
+
+    return {name: np.asarray(values) for name, values in metrics(trained).items()}
 
 
+@pytest.mark.usefixtures("given_film")
 def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatch):
     """A fake score that knows the noise has no error; one that is off by 0.5 has one of 0.25."""
 
@@ -224,6 +254,7 @@ def test_the_critics_error_is_to_the_noise_less_the_film(nets, batch, monkeypatc
     assert error(batch, half) == pytest.approx(0.25 * weight, rel=1e-4)
 
 
+@pytest.mark.usefixtures("given_film")
 def test_the_head_may_see_films_at_times_of_its_own(nets, batch):
     def metrics(task):
         loss = jax.jit(lambda batch: critic_loss(task)(nets, {}, batch, jax.random.key(3))[1])
@@ -234,12 +265,13 @@ def test_the_head_may_see_films_at_times_of_its_own(nets, batch):
     assert own["critic_mse"] == pytest.approx(shared["critic_mse"], rel=1e-5)
     assert abs(own["logit_real"] - shared["logit_real"]) > 1e-3
     low = dataclasses.replace(TASK, gan=dataclasses.replace(TASK.gan, shift=1.0, t_max=700.0))
-    t, noise = distribution_matching._noise_of_head(
-        low, jax.random.key(0), jnp.zeros((64, 1)), of_scores=None
-    )
-    assert noise.shape == (64, 1) and 650 < jnp.max(t) <= 700 and 300 < jnp.mean(t) < 400
+    t, noise = jax.jit(
+        lambda film: distribution_matching._noise_of_head(low, jax.random.key(0), film, None)
+    )(jnp.zeros((64, 1)))
+    assert noise.shape == (64, 1) and 650 < np.max(t) <= 700 and 300 < np.mean(t) < 400
 
 
+@pytest.mark.usefixtures("given_film")
 def test_in_pure_noise_the_head_stays_at_chance(nets, batch):
     """Real and generated films are the same at t = 1000, and noisy history tells nothing either.
 
@@ -248,12 +280,11 @@ def test_in_pure_noise_the_head_stays_at_chance(nets, batch):
     task = dataclasses.replace(TASK, dmd=PURE_NOISE)
     metrics = trained_critic(task, nets, batch, ("fake_score", "head"))
     np.testing.assert_allclose(metrics["logit_real"], metrics["logit_generated"], atol=1e-5)
-    assert float(jnp.min(metrics["discriminator"])) >= 2 * np.log(2) - 1e-5
-    assert float(jnp.mean(metrics["critic_mse"][-5:])) < 0.7 * float(
-        jnp.mean(metrics["critic_mse"][:5])
-    )
+    assert np.min(metrics["discriminator"]) >= 2 * np.log(2) - 1e-5
+    assert np.mean(metrics["critic_mse"][-5:]) < 0.7 * np.mean(metrics["critic_mse"][:5])
 
 
+@pytest.mark.usefixtures("given_film")
 def test_a_head_with_clean_history_separates_films_of_pure_noise(nets, batch):
     """Why the GAN's context is noisy by default: clean history gives a film away.
 
@@ -261,4 +292,4 @@ def test_a_head_with_clean_history_separates_films_of_pure_noise(nets, batch):
     """
     task = dataclasses.replace(TASK, dmd=PURE_NOISE, gan=GANConfig(context="clean", taps=(1.0,)))
     metrics = trained_critic(task, nets, batch, ("head",))
-    assert float(jnp.mean(metrics["discriminator"][-5:])) < 2 * np.log(2) - 0.3
+    assert np.mean(metrics["discriminator"][-5:]) < 2 * np.log(2) - 0.3

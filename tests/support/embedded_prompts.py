@@ -1,0 +1,36 @@
+"""Runs on prompts that were embedded before, against runs that embed them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from causalcine_jax import convert
+from causalcine_jax.training import known_prompts
+from causalcine_jax.training.metrics import read_records
+from causalcine_jax.training.stages import distillation
+
+
+def without_text_encoder(monkeypatch) -> None:
+    """Loading a text encoder for training fails from now on."""
+
+    def refused(*_, **__):
+        raise AssertionError("a text encoder is loaded")
+
+    for module in (convert, distillation, known_prompts):
+        monkeypatch.setattr(module, "load_text_encoder", refused)
+
+
+def check_losses(expected: Path, found: Path, rtol: float = 1e-6) -> None:
+    """Two runs of at least three records have the same losses."""
+    pairs = list(zip(losses(expected), losses(found), strict=True))
+    assert len(pairs) >= 3 and all(record for _, record in pairs)
+    for a, b in pairs:
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose([*b.values()], [*a.values()], rtol=rtol)
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in record.items() if "loss" in name or "mse" in name}
+        for record in read_records(out / "metrics.jsonl")
+    ]
