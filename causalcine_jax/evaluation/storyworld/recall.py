@@ -31,14 +31,7 @@ from causalcine_jax.evaluation.storyworld.reading import (
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.film.state import RolloutState, decode_next
 from causalcine_jax.models.dit import TextContext
-from causalcine_jax.storyworld import (
-    Character,
-    Return,
-    WorldShot,
-    WorldStory,
-    returns,
-    sample_story,
-)
+from causalcine_jax.storyworld import Character, Return, WorldStory, returns, sample_story
 from causalcine_jax.storyworld.world import ACCESSORIES, COLOURS, WorldConfig
 from causalcine_jax.utils.progress import progress_bar
 
@@ -63,10 +56,6 @@ class ReturnCase:
     @property
     def character(self) -> Character:
         return self.story.cast[self.back.character]
-
-    @property
-    def shot(self) -> WorldShot:
-        return self.story.shots[self.back.shot]
 
     @property
     def frames(self) -> range:
@@ -96,7 +85,7 @@ class ReturnCase:
 
     @property
     def sought(self) -> Sought:
-        return sought(self.story, self.shot, self.back.character)
+        return sought(self.story, self.story.shots[self.back.shot], self.back.character)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from causalcine_jax.evaluation.storyworld.recall import (
     Verdict,
 )
 from causalcine_jax.evaluation.tables import markdown_table, number_text, plain
+from causalcine_jax.storyworld import WorldShot
 from causalcine_jax.storyworld.world import SIZES
 from causalcine_jax.utils.environment import device, software
 
@@ -80,8 +81,12 @@ def build_report(
     return plain(report)
 
 
+def _shot(case: ReturnCase) -> WorldShot:
+    return case.story.shots[case.back.shot]
+
+
 def _framed(size: str) -> Callable[[ReturnCase], bool]:
-    return lambda case: case.shot.size == size
+    return lambda case: _shot(case).size == size
 
 
 SUBSETS: dict[str, Callable[[ReturnCase], bool]] = {
@@ -89,7 +94,7 @@ SUBSETS: dict[str, Callable[[ReturnCase], bool]] = {
     "first seen early": lambda case: not case.late,
     "told: a caption named the looks once": lambda case: case.story.told,
     "untold: no caption ever names the looks": lambda case: not case.story.told,
-    "in a pair": lambda case: len(case.shot.cast) > 1,
+    "in a pair": lambda case: len(_shot(case).cast) > 1,
     **{f"{size} shots": _framed(size) for size in SIZES},
 }
 
