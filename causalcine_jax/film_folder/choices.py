@@ -141,8 +141,10 @@ def decide(recipe: Recipe, model: Model, choices: Choices) -> Setup:
     chunk_frames = choices.chunk_frames or recipe.record.chunk_frames or model.chunk_frames
     memory = _memory(recipe.record, model.memory, choices)
     pool, pool_asked = _pool(recipe.record, choices, memory, chunk_frames)
-    notes = _sampler_notes(sampler, choices) + _chunk_notes(model, chunk_frames)
+    notes = _sampler_notes(sampler, choices) + _chunk_notes(model, memory, choices, chunk_frames)
     model = replace(model, chunk_frames=chunk_frames)
+    if not (choices.start or recipe.record.start):  # which makes the film longer
+        notes += _length_notes(story, memory, chunk_frames)
     if not recipe.recorded:
         notes += _grid_notes(story, chunk_frames)
     return Setup(model, story, sampler, memory, pool, pool_asked, False, notes)
@@ -152,6 +154,16 @@ def _sampler_notes(sampler: SamplerConfig, choices: Choices) -> tuple[str, ...]:
     if not choices.negative or sampler.guided:
         return ()
     return ("note: guidance is 1, so --negative has no effect: choose another --guidance",)
+
+
+def _length_notes(story: Story, memory: MemoryConfig, chunk_frames: int) -> tuple[str, ...]:
+    frames = story.resolve(chunk_frames).chunks * chunk_frames
+    if memory.retrieved_frames <= frames:
+        return ()
+    return (
+        f"note: memory retrieves {memory.retrieved_frames} frames, more than the film's {frames} "
+        "latent ones, so a chunk sees all before it",
+    )
 
 
 def _grid_notes(story: Story, chunk_frames: int) -> tuple[str, ...]:
@@ -175,13 +187,32 @@ def _whole_film_notes(model: Model, sampler: SamplerConfig) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _chunk_notes(model: Model, chunk_frames: int) -> tuple[str, ...]:
-    if chunk_frames == model.chunk_frames:
-        return ()
-    return (
-        f"note: this model makes chunks of {model.chunk_frames} latent frames, and chunks of "
-        f"{chunk_frames} are not what it was trained on: expect worse frames",
-    )
+def _chunk_notes(
+    model: Model, memory: MemoryConfig, choices: Choices, chunk_frames: int
+) -> tuple[str, ...]:
+    notes = []
+    if choices.memory_frames and not memory.retrieved_frames:
+        notes.append(
+            f"note: policy {memory.policy} retrieves nothing, so "
+            f"--memory-frames {choices.memory_frames} has no effect: "
+            "choose another --policy, such as camr"
+        )
+    if choices.memory_guidance and not memory.retrieved_frames:
+        notes.append(
+            f"note: memory retrieves nothing, so --memory-guidance {choices.memory_guidance:g} has "
+            "no effect: choose a --policy and --memory-frames"
+        )
+    if choices.eviction and not memory.reaches_all:
+        notes.append(
+            f"note: memory never returns to what is evicted, so --eviction {choices.eviction} has "
+            "no effect: choose another --policy, such as camr, and --memory-frames"
+        )
+    if chunk_frames != model.chunk_frames:
+        notes.append(
+            f"note: this model makes chunks of {model.chunk_frames} latent frames, and chunks of "
+            f"{chunk_frames} are not what it was trained on: expect worse frames"
+        )
+    return tuple(notes)
 
 
 def _pool(

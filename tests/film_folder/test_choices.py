@@ -277,6 +277,7 @@ def test_settings_that_the_model_was_not_trained_for_give_notes(model):
         return decide(Recipe(STORY), model, Choices(**choices)).notes
 
     assert notes() == notes(policy="none", memory_frames=0) == notes(chunk_frames=3) == ()
+    assert "retrieves nothing, so --memory-frames 5 has" in notes(policy="none", memory_frames=5)[0]
     assert "makes chunks of 3 latent frames, and chunks of 2" in notes(chunk_frames=2)[0]
     assert "in chunks, which have 2 latent frames here and 3" in notes(chunk_frames=2)[1]
     in_seconds = Recipe(Story((Shot("Mia waves.", seconds=2.0),)))
@@ -293,12 +294,18 @@ def test_a_start_without_its_length_is_refused():
     assert FilmRecord.from_dict({"start": {**start, "chunks": 1}}).start["chunks"] == 1
 
 
-def test_a_negative_prompt_without_guidance_is_noted(model):
+def test_flags_without_effect_are_noted(model):
     notes = lambda **asked: decide(Recipe(STORY), model, Choices(**asked)).notes
     assert notes(guidance=1.0, negative="night") == (
         "note: guidance is 1, so --negative has no effect: choose another --guidance",
     )
     assert not notes(guidance=2.0, negative="night") and not notes(guidance=1.0)
+    for policy in ("none", "camr"):
+        (note,) = notes(policy=policy, memory_frames=0, eviction="least_retrieved")
+        assert "so --eviction least_retrieved has no effect" in note
+    assert not notes(policy="camr", memory_frames=6, eviction="least_retrieved")
+    (note,) = notes(policy="camr", memory_frames=100_000)
+    assert "memory retrieves 100000 frames, more than the film's 6 latent ones" in note
 
 
 @pytest.mark.parametrize("name", ["guidance", "memory_guidance", "shift"])
