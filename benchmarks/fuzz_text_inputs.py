@@ -70,7 +70,7 @@ def _set(folder: Path) -> Path:
 
 def _measures() -> dict:
     """What `evaluate --films` leaves, as far as `--compare` and `gallery` read it."""
-    from causalcine_jax.evaluation.films.measures import OF_RANGES
+    from causalcine_jax.evaluation.films.measure_table import OF_RANGES
 
     film = {
         "story_sha256": "0" * 64,

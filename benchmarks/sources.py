@@ -28,7 +28,7 @@ def run_context() -> dict[str, Any]:
         "command": shlex.join(["python", *sys.argv]),
         "device": environment.device(),
         "cores": os.cpu_count(),
-        "software": environment.software(),
+        "software": software(),
     }
 
 

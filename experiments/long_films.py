@@ -5,7 +5,8 @@ long     shots as in training, but many more of them: is the film's end as good 
 endless  ten minutes with a bounded cache: the same question, and a chunk's cost
 
 A character's position is read from the pixels, by the judge's map of heads. Scores are kept for
-the whole film and for each eighth (`metric@1`, ...).
+the whole film and for each eighth (`metric@1`, ...). `long` has the first and last quarter, too
+(`metric_first`, `metric_last`). In `endless` these are the opening or first minute, and the last.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Films of a minute: what changes along them. Nothing is trained for this table."""
+"""Films of a minute, at scale base: what changes along them. Nothing is trained for this table."""
 
 from experiments.plan import CAMR, LONGER, Claim, Row, Table
 
@@ -8,7 +8,7 @@ ALONG = {
     "long.prompt": "prompt accuracy",
 }
 MINUTE = Table(
-    title="Films of a minute",
+    title=f"Films {LONGER} times as long as those of training",
     paper="Table 1 has films of 15 s. Here a model makes films "
     f"{LONGER} times as long as those of training: do characters still look as they did?",
     rows=(

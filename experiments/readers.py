@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from causalcine_jax.cli import ArgumentParser
-from causalcine_jax.errors import DataError, check_choice
+from causalcine_jax.cli import ArgumentParser, run
+from causalcine_jax.errors import DataError, UsageError, check_choice
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.free_films import filmed, stories_apart
@@ -30,6 +30,7 @@ from causalcine_jax.render.typography import PAPER, save_png
 from causalcine_jax.storyworld import ACTIONS, SPECIES, WorldShot, WorldStory
 from causalcine_jax.storyworld.world import ACCESSORIES, COLOURS, WorldConfig
 from causalcine_jax.utils.atomic_file import write_text
+from causalcine_jax.utils.plain_data import read_plain
 
 MODEL = "causalcine_jax/weights/storyworld-student"
 SHOTS, FRAMES, COLUMNS, GAP, SCALE = 10, 6, 3, 8, 6
@@ -56,7 +57,7 @@ class ShownShot:
         return looks | {"action": self.shot.actions[0]}
 
     def picture(self, video: UInt8[np.ndarray, "t h w 3"]) -> Image.Image:
-        """Six frames of the shot, of half a second each: all actions repeat within them."""
+        """Six frames of the shot, three film frames apart: two thirds of the slowest action."""
         frames = video[self.shot.frames.start :][: FRAMES * 3 : 3]
         height, width = (SCALE * side for side in video.shape[1:3])
         rows = -(-FRAMES // COLUMNS)
@@ -116,10 +117,10 @@ def score(out: Path, answers: list[Path]) -> str:
     Raises:
       DataError: an answer is missing, or is none of the words asked for.
     """
-    key = json.loads((out / "key.json").read_text())
+    key = read_plain(out / "key.json")
     rows = []
     for path in answers:
-        given = json.loads(path.read_text())
+        given = read_plain(path)
         for number in key:
             for name, words in CHOICES.items():
                 if given.get(number, {}).get(name) not in words:
@@ -144,6 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default=MODEL)
     args = parser.parse_args(arguments)
     check_choice("what", args.what, ("make", "score"))
+    if args.what == "score" and not args.answers:
+        raise UsageError("score needs --answers, a file of each reader")
     if args.what == "make":
         make(args.out, args.model)
     else:
@@ -151,4 +154,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

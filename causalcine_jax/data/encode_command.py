@@ -106,8 +106,8 @@ def _in_processes(
     for shard, died in pool.each(function, shards, config.processes):
         if died:
             raise DataError(
-                f"an encoding process died; is there memory for {config.processes} of them? "
-                "Run again to resume"
+                f"the process that encoded films {shard.start} to {shard.stop - 1} died, also when "
+                "no other ran: is memory short? Run again to resume, or with --processes 1"
             )
         on_progress(len(shard))
 

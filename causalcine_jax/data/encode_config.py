@@ -20,8 +20,8 @@ class EncodeConfig:
     seed       of the collection of films; held-out films need another seed than training's
     films      how many, from the collection's first on
     batch      films per VAE call, None for the device's default
-    processes  more than 1 only on a CPU: an accelerator belongs to one process. At most one per
-               shard is started
+    processes  more than 1 run on the CPU alone: an accelerator belongs to one process. At most one
+               per shard is started
     text_len   token ids per shot
     films_per_shard  films written at a time: the most that an interruption costs a process
     """

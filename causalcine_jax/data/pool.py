@@ -1,7 +1,7 @@
 """One function over many tasks, in this process or in several.
 
-A file that crashes its process gets a reason as its result, and the other files continue. To find
-that file, every task without a result is run again in a process of its own.
+A task that crashes its process gets a reason as its result, and the others continue. To find that
+task, every one without a result is run again in a process of its own.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from causalcine_jax.cli import cores
-from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.utils.interrupts import children_without_ctrl_c
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Reason = tuple[str, str]  # its kind, and what exactly
 CRASH = "crash", "the process that read it died: is it damaged, or memory low?"
 
 

@@ -34,6 +34,7 @@ from causalcine_jax.planning.planned_rollout import rollout_steps
 from causalcine_jax.planning.planned_step import FilmBatch, PlannedStep, training_steps
 from causalcine_jax.planning.roofline import Roofline, roofline
 from causalcine_jax.training.config import TrainConfig
+from causalcine_jax.training.stages.growth import grown_sizes
 from causalcine_jax.utils import compiler
 
 # Memory is laid out before a GPU's machine code is made. The code never runs, so its optimisation
@@ -173,7 +174,7 @@ def compile_plan(
       UsageError: an unknown topology, a missing compiler, or a config that does not fit the mesh.
       DataError: the compiler fails for another reason than memory.
     """
-    where = target(topology)
+    where, config = target(topology), grown_sizes(config)
     films = FilmBatch.of(config, frames, size)
     seq = getattr(config, "seq", 1) if seq is None else seq
     mesh = target_mesh(where, seq)

@@ -27,7 +27,8 @@ def table(plan: CompilePlan) -> str:
     if seconds is not None and likely is not None:
         sure = f"how sure: rates {how_sure(where)}"
         lines += ["", *_time(plan, *seconds), *_expected(plan, *likely), sure]
-    lines += ["", peaks(where), *(f"  {line}" for line in rate_lines(where))]
+    lines += ["", peaks(where), "expected fractions of these peaks:"]
+    lines += [f"  {line}" for line in rate_lines(where)]
     if not plan.fits:
         lines += ["", "DOES NOT FIT. To change:", *(f"  {line}" for line in advice(plan))]
     return "\n".join(lines)

@@ -5,7 +5,8 @@ Estimated: activations, as the tensors that must coexist in one pass (`_activati
 compiler's fusions need less than this, its workspace more.
 
 Per device: the transformer as `rollout_weights` says, other parameters sharded as
-`parallel.sharding` does, the pool over heads, the VAE's cache over a side of its frames.
+`parallel.sharding` does, the pool over heads, the VAE's cache over a side of its frames. Decoding
+is counted whole, though its layers shard frames, so that line is an upper bound.
 """
 
 import dataclasses

@@ -203,16 +203,16 @@ def _embedding_rows(
 ) -> list[PlanRow]:
     """What finding copies by embeddings adds: bytes on disk and hours; and what memory it needs."""
     rate = {name: each.value for name, each in known.items()}
-    compared = shots * rate["kept"]
     text = 4 * math.ceil(2 * EMBEDDING / 3)  # base64
     embed = shots * rate["embed"] / request.cores / HOUR
-    compare = compared**2 / 2 / rate["compare"] / HOUR
+    # At most: shots that filters drop are not compared, and how many is not known.
+    compare = shots**2 / 2 / rate["compare"] / HOUR
     row = functools.partial(_row, known)
     return [
         row("embeddings in work/*.jsonl", shots * text, "bytes", "shot"),
-        row("memory of embeddings", 2 * EMBEDDING * compared / 1e9, "GB", "kept", "shot"),
+        row("memory of embeddings", 2 * EMBEDDING * shots / 1e9, "GB", "shot"),
         row("embedding shots", embed, "hours", "embed", "shot"),
-        row("comparing embeddings", compare, "hours", "compare", "kept", "shot"),
+        row("comparing embeddings", compare, "hours", "compare", "shot"),
     ]
 
 

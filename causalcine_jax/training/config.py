@@ -77,8 +77,8 @@ class TrainConfig:
     new_latents      stage teacher_forcing, with init: its transformer goes on with the latents of
                      another VAE. The patch embedding and the head begin anew, with in_dim, out_dim,
                      patch_size and predicts of `transformer`
-    new_layers       the same, with so many more layers, spread over its depth. Each copies the one
-                     before it, and adds nothing until it is trained
+    new_layers       as new_latents, but with so many more layers, spread over its depth. Each
+                     copies the one before it, and adds nothing until it is trained
     teacher          stages ode_init and dmd: the model that the student learns from; its text
                      encoder serves both. The fake score starts as the teacher, and so does the
                      student if `init` is empty

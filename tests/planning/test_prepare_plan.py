@@ -122,13 +122,13 @@ def test_embeddings_of_shots_add_bytes_and_hours():
     sizes = {"height": 48, "width": 80, "latent_frames": 3}
     rates = {"shot": 2.0, "embed": 3.0, "compare": 1e6, "kept": 0.5}
     one, found = rows(**sizes, rates=rates), rows(**sizes, rates=rates, embed_shots=True, cores=1)
-    shots, compared = 180_000, 90_000
+    shots = 180_000
     text = len(base64.b64encode(bytes(2 * 768)))
     assert value(found, "embeddings in work/*.jsonl", "bytes") == shots * text
-    assert value(found, "memory of embeddings", "GB") == pytest.approx(compared * 1536 / 1e9)
+    assert value(found, "memory of embeddings", "GB") == pytest.approx(shots * 1536 / 1e9)
     hours = {
         "embedding shots": shots * 3.0 / 3600,
-        "comparing embeddings": compared**2 / 2 / 1e6 / 3600,
+        "comparing embeddings": shots**2 / 2 / 1e6 / 3600,
     }
     for name, expected in hours.items():
         assert value(found, name, "hours") == pytest.approx(expected)

@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.captions import Captions, from_json, parse
-from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.errors import DataError, UsageError, raise_faults, range_faults, shown
 
 CAPTIONER_FAILED = "captioner failed"  # the kind of reason

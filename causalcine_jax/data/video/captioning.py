@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from causalcine_jax.clock import FPS
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.captioner import CAPTIONER_FAILED, Captioner, Request
 from causalcine_jax.data.video.captions import Captions, from_row, to_row
-from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock
 from causalcine_jax.data.video.frames import read as read_frames
 from causalcine_jax.data.video.manifest import Manifest, Row, content_id

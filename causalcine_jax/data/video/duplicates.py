@@ -15,10 +15,10 @@ from itertools import groupby
 import numpy as np
 from jaxtyping import UInt64
 
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.captioning import Film
 from causalcine_jax.data.video.embedding_index import Embedding, EmbeddingIndex
 from causalcine_jax.data.video.embeddings import embedding_of
-from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.manifest import Row
 from causalcine_jax.data.video.windows import Piece, Window
 

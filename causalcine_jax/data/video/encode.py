@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from causalcine_jax.convert import load_vae
 from causalcine_jax.data.encode import encoding_vae, paint_and_encode
 from causalcine_jax.data.latent_writer import as_float16
-from causalcine_jax.data.video.filters import Reason
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.frames import Clock, read
 from causalcine_jax.errors import DataError, UsageError, disk_faults
 from causalcine_jax.models.vae.wan_vae import VAE

@@ -11,11 +11,10 @@ from typing import Protocol
 import jax
 
 from causalcine_jax.data import pool
-from causalcine_jax.data.pool import Result, Task
+from causalcine_jax.data.pool import Reason, Result, Task
 from causalcine_jax.data.video import encode
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.encode import Encoding, WindowToEncode
-from causalcine_jax.data.video.filters import Reason
 
 
 class Executor(Protocol):

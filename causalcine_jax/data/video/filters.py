@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.bars import Part
 from causalcine_jax.data.video.manifest import Row, content_id
 from causalcine_jax.errors import UsageError, nearest, raise_faults, range_faults, shown
 from causalcine_jax.film.record_schema import field_faults
 from causalcine_jax.utils.plain_data import read_plain
 
-Reason = tuple[str, str]
 MOST_BITS = 31  # of three hashes of 256: then duplicates.py finds them
 LIMITS = {  # of each threshold: a percentage in place of a share would drop all, or nothing
     "least_seen": (0, 1),

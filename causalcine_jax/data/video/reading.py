@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video import probe, sidecars
 from causalcine_jax.data.video import scan as scanning
 from causalcine_jax.data.video.captioning import SourceVideo
 from causalcine_jax.data.video.captions import Captions, Cuts
 from causalcine_jax.data.video.config import CAPTION_CUTS
 from causalcine_jax.data.video.embeddings import embedder_of
-from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.manifest import Manifest, Row, content_id
 from causalcine_jax.data.video.shots import ShotDetector, shot_detector
 from causalcine_jax.data.video.target import embedder_text

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.captions import (
     LISTS,
     Captions,
@@ -22,7 +23,7 @@ from causalcine_jax.data.video.captions import (
     parse_text,
     ranges,
 )
-from causalcine_jax.data.video.filters import Reason, reject
+from causalcine_jax.data.video.filters import reject
 from causalcine_jax.data.video.manifest import Row, path_text
 from causalcine_jax.errors import DataError, UsageError
 from causalcine_jax.utils.plain_data import read_plain, read_text

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.captioning import SourceVideo
-from causalcine_jax.data.video.filters import Reason
 from causalcine_jax.data.video.frames import Clock, Picture, read
 from causalcine_jax.data.video.manifest import Row, content_id
 from causalcine_jax.data.video.reading import rows_of

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from causalcine_jax.data.pool import Reason
 from causalcine_jax.data.video.config import PrepareConfig
 from causalcine_jax.data.video.executors import Executor, Processes
-from causalcine_jax.data.video.filters import Reason, reject
+from causalcine_jax.data.video.filters import reject
 from causalcine_jax.data.video.manifest import Manifest, Row, path_text
 from causalcine_jax.errors import printable
 from causalcine_jax.utils.progress import progress_bar

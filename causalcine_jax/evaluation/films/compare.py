@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from causalcine_jax.errors import UsageError, is_number, raise_faults, shown
-from causalcine_jax.evaluation.films.measures import MEASURES
+from causalcine_jax.evaluation.films.measure_table import MEASURES
 from causalcine_jax.evaluation.films.stories import story_of
 from causalcine_jax.evaluation.films.story_means import by_story
 from causalcine_jax.evaluation.intervals import Grouped, bootstrap_mean, bootstrap_paired

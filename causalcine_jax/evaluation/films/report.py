@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from causalcine_jax.evaluation.films.measures import MEASURES, OF_RANGES, FilmMeasures
+from causalcine_jax.evaluation.films.measure_table import MEASURES, OF_RANGES, FilmMeasures
 from causalcine_jax.evaluation.films.report_tables import KINDS
 from causalcine_jax.evaluation.films.returns import bounds, crossed
 from causalcine_jax.evaluation.films.run import VERSION, Measured, Measurer

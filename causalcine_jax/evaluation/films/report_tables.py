@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from causalcine_jax.evaluation.films.measures import MEASURES, OF_RANGES
+from causalcine_jax.evaluation.films.measure_table import MEASURES, OF_RANGES
 from causalcine_jax.evaluation.films.returns import CROSSED, NO_ABSENCE
 from causalcine_jax.evaluation.metrics.shot_cuts import TOLERANCES
 from causalcine_jax.evaluation.tables import markdown_table, number_text

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from causalcine_jax.evaluation.films.measures import MEASURES, FilmMeasures, Measure
+from causalcine_jax.evaluation.films.measure_table import MEASURES, FilmMeasures, Measure
 from causalcine_jax.evaluation.films.shot_features import unpacked
 from causalcine_jax.evaluation.films.story_means import story_mean
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_others

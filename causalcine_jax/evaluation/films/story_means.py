@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from causalcine_jax.evaluation.films.measures import FilmMeasures, Measure, Score
+from causalcine_jax.evaluation.films.measure_table import FilmMeasures, Measure, Score
 from causalcine_jax.evaluation.films.stories import FilmStory
 from causalcine_jax.evaluation.intervals import Interval, bootstrap_mean
 

@@ -32,6 +32,14 @@ def grown(transformer: Transformer, config: TrainConfig) -> Transformer:
     return deeper(transformer, config.new_layers) if config.new_layers else transformer
 
 
+def grown_sizes(config: TrainConfig) -> TrainConfig:
+    """The config with the transformer's sizes that `new_layers` leads to: a plan loads no init."""
+    if not config.new_layers:
+        return config
+    layers = config.transformer.num_layers + config.new_layers
+    return replace(config, transformer=replace(config.transformer, num_layers=layers), new_layers=0)
+
+
 def deeper(transformer: Transformer, count: int) -> Transformer:
     """The transformer with `count` more layers, spread evenly over its depth.
 

@@ -40,6 +40,7 @@ from causalcine_jax.training.config import CheckpointConfig, DataConfig, OptimCo
 from causalcine_jax.training.sample import SAMPLE_SEED, as_story
 from causalcine_jax.training.stages.autoencoder import AutoencoderConfig
 from causalcine_jax.training.stages.build import make_stage
+from causalcine_jax.training.stages.growth import grown_sizes
 from causalcine_jax.training.stages.spec import SPECS
 from causalcine_jax.training.stages.table import FILM_STAGES, STAGES
 
@@ -116,6 +117,9 @@ def test_a_model_goes_on_with_more_layers(store, model):
     learns = gradient["transformer"].blocks
     for linear in (learns.self_attn.o, learns.cross_attn.o, learns.ffn_2):
         assert np.all(np.any(linear.weight[...], axis=(1, 2)))
+    # A plan has no init: its config's own sizes grow.
+    assert grown_sizes(config).transformer.num_layers == config.transformer.num_layers + 3
+    assert grown_sizes(tiny_config()) == tiny_config()
     with pytest.raises(UsageError, match=r"new_layers needs .* init"):
         tiny_config(store=store, new_layers=1)
 

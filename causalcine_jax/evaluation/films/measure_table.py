@@ -15,6 +15,7 @@ Score = Callable[[FilmMeasures], float | None]
 class Measure:
     """A measure.
 
+    name           in measures.json
     label          in the rows of tables
     of_film        how it is read; None for a measure on ranges of frames
     zero_is_worst  whether a failed film of a story counts as 0; None where 0 is not the worst
