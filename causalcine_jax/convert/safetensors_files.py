@@ -22,6 +22,7 @@ from causalcine_jax.errors import DataError, one_line, printable
 # The dtypes of weights.
 READABLE_DTYPES = {name: NUMPY_DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
 _LENGTH = struct.Struct("<Q")
+MAX_AXES = 64  # of numpy
 
 
 def locate(file: Path) -> dict[str, StoredTensor]:
@@ -34,6 +35,9 @@ def locate(file: Path) -> dict[str, StoredTensor]:
         (length,) = _LENGTH.unpack(opened.read(_LENGTH.size))
         entries, begin = json.loads(opened.read(length)), _LENGTH.size + length
         slices = {key: checked.get_slice(key) for key in entries if key != "__metadata__"}
+        for key, one in slices.items():
+            if (axes := len(one.get_shape())) > MAX_AXES:
+                raise ValueError(f"{key} has {axes} axes, and arrays have at most {MAX_AXES}")
         return {
             key: StoredTensor(
                 file,

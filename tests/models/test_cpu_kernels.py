@@ -78,7 +78,6 @@ def test_attention_is_xlas(made, films, queries, keys, heads, dim, lengths):
     q, k, v = (random(films, n, heads, dim, seed=i) for i, n in enumerate((queries, keys, keys)))
     lengths = np.asarray(lengths, np.int32)
     wanted = by_xla(q, k, v, lengths)
-    attend = jax.jit(attention.attention)
     assert relative(attend(q, k, v, lengths), wanted) < 2e-6
     beyond = np.arange(keys)[None, :, None, None] >= lengths[:, None, None, None]
     nan = np.float32(np.nan)
@@ -91,7 +90,6 @@ def test_attention_is_xlas(made, films, queries, keys, heads, dim, lengths):
 
 def test_attention_of_large_scores_of_none_and_of_nan(made):
     q, k, v = (random(1, 20, 1, 8, seed=i) for i in range(3))
-    attend = jax.jit(attention.attention)
     assert relative(attend(300 * q, k, v), by_xla(300 * q, k, v, None)) < 2e-5
     assert not np.any(attend(q, k, v, np.zeros((1,), np.int32)))
     for place in range(3):

@@ -62,7 +62,7 @@ def test_every_adapter_has_a_gradient_and_only_the_named_layers_have_one(transfo
     loss = lambda new: jnp.sum(velocity(adapted(transformer, new, 1.0)) ** 2)
     gradient = jax.jit(jax.grad(loss))(trained("self_attn.q,ffn"))
     assert set(gradient) == {"self_attn.q", "ffn.0", "ffn.2"}
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
 
 def test_a_saved_adapter_is_read_again_with_its_strength(transformer, tmp_path):

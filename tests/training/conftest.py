@@ -6,6 +6,8 @@ from causalcine_jax.training import loop
 
 
 @pytest.fixture
-def no_picture(monkeypatch):
+def no_picture():
     """Runs do not draw their loss, which takes longer than a toy's run."""
-    monkeypatch.setattr(loop, "draw_loss_curve", lambda out: None)
+    with pytest.MonkeyPatch.context() as patch:  # a test may undo its own
+        patch.setattr(loop, "draw_loss_curve", lambda out: None)
+        yield

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,8 +73,24 @@ def test_measuring_changes_nothing(tmp_path):
     )
 
 
+def test_films_are_measured_by_noise_level_with_both_networks(tmp_path):
+    seen, unseen = (
+        str(tiny_store(tmp_path / name, films=8, seed=seed).path)
+        for name, seed in (("seen", 0), ("unseen", 1))
+    )
+    config = tiny_config(
+        tmp_path / "run", seen, held_out=HeldOutConfig(every=1, films=8, store=unseen)
+    )
+    stage = make_stage(config)
+    assert set(stage.trained) == {"transformer", "text_encoder"} and len(stage.held_out) == 2
+    measure = HeldOut(stage, config, make_mesh(), print)
+    state = SimpleNamespace(params=stage.trained, ema=stage.trained)
+    told = measure(state, {})
+    assert {"held_out_mse", "held_out_ema_mse", "held_out_mse_t750_1000"} <= set(told)
+    assert told["held_out_loss"] == pytest.approx(told["held_out_ema_loss"]) > 0
+
+
 def test_films_that_cannot_be_measured_are_refused(tmp_path):
-    """test_known_prompts.py has the measures of a run on films."""
     store, unseen = (
         tiny_store(tmp_path / name, seed=seed).path for name, seed in (("seen", 0), ("unseen", 1))
     )

@@ -111,7 +111,8 @@ def run(model, stores, tmp_path_factory):
         model,
         stores,
         data=DataConfig(store=f"{stores[0]},{stores[1]}", embeddings=True),
-        held_out=HeldOutConfig(every=3, films=2, store=str(stores[2])),
+        steps=4,
+        held_out=HeldOutConfig(every=4, films=2, store=str(stores[2])),
         checkpoint=CheckpointConfig(every=2, export_dtype="float32"),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -120,6 +121,7 @@ def run(model, stores, tmp_path_factory):
 
 def test_losses_are_those_with_the_text_encoder(model, run):
     folder, _, _ = run
+    check_losses(folder / "plain", folder / "known")
     last = read_records(folder / "known/metrics.jsonl")[-1]
     assert {"held_out_mse", "held_out_ema_mse", "held_out_mse_t750_1000"} <= set(last)
     ours, theirs = load_text_encoder(folder / "known/model"), load_text_encoder(model)
@@ -169,7 +171,9 @@ def test_adapters_need_only_the_transformer(model, stores, monkeypatch):
     assert set(build.make_stage(config).fixed) == {"transformer_base"}
 
 
-def test_a_student_learns_stored_trajectories(model, stores, tmp_path, monkeypatch):
+def test_losses_on_stored_trajectories_are_those_with_the_text_encoder(
+    model, stores, tmp_path, monkeypatch
+):
     ode = lambda name: ODEConfig(steps=4, guidance=2.0, store=str(tmp_path / name), films=4)
     plain, known = (
         config_of(model, stores[:1], embeddings=embeddings, stage="ode_init", ode=ode(name))

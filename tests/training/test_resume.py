@@ -1,7 +1,8 @@
 """Exact resume: a run is killed with TERM and with KILL at random steps.
 
-It writes the loss curve of an undisturbed run, bit for bit. What is killed are processes; the
-undisturbed run and the last part are made in this one.
+It writes the loss curve of an undisturbed run, bit for bit. All parts are processes; `make test`
+makes the undisturbed run in this one, on one device. `make slow` makes it a process, too: then the
+command splits the CPU into as many devices as it does for users.
 """
 
 import json
@@ -37,7 +38,7 @@ def runs(tmp_path_factory):
 def arguments(runs: Path, out: str) -> list[str]:
     overrides = {
         "out": runs / out,
-        "data.store": runs / "store",
+        "data.store": runs.parent / "store",
         "steps": STEPS,
         "log_every": 1,
         "checkpoint.every": 11,
@@ -48,12 +49,13 @@ def arguments(runs: Path, out: str) -> list[str]:
     return [config, *(f"--config.{name}={value}" for name, value in overrides.items())]
 
 
-def start(runs: Path, out: str) -> subprocess.Popen:
-    """The command, with this process's devices and threads: they decide how sums are rounded."""
+def start(runs: Path, out: str, device: bool) -> subprocess.Popen:
+    """The command. `device`: with this process's devices and threads, which decide rounding."""
+    one = " --xla_force_host_platform_device_count=1" if device else ""
     environment = {
         **os.environ,
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}",
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + one,
         "NPROC": os.environ.get("NPROC", str(len(cores()))),
     }
     return subprocess.Popen(
@@ -66,12 +68,11 @@ def start(runs: Path, out: str) -> subprocess.Popen:
     )
 
 
-def interrupt(runs: Path, out: str, after: int, number: int) -> tuple[int, str]:
+def interrupt(process: subprocess.Popen, file: Path, after: int, number: int) -> tuple[int, str]:
     """Runs until a record of step `after` is written, then sends the signal.
 
     Returns exit code and stderr.
     """
-    process, file = start(runs, out), runs / out / "metrics.jsonl"
     while process.poll() is None:
         if file.exists() and file.read_bytes().count(b"\n") >= after:
             process.send_signal(number)
@@ -88,18 +89,29 @@ def curve(out: Path) -> list[str]:
     ]
 
 
-def test_the_loss_curve_is_that_of_the_uninterrupted_run(runs, monkeypatch, capsys):
+def finish(process: subprocess.Popen) -> str:
+    """The stderr of a run that ends as it should."""
+    _, errors = process.communicate(timeout=1200)
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+    return errors
+
+
+@pytest.mark.parametrize("device", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_loss_curve_is_that_of_the_uninterrupted_run(runs, device, monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = lambda out: parse(arguments(runs, out))[0]
-    train(config("whole"))
+    runs = runs / ("one" if device else "as_users")
+    if device:
+        train(parse(arguments(runs, "whole"))[0])
+    else:
+        finish(start(runs, "whole", device))
     first, second = sorted(random.sample(range(5, STEPS - 30), 2))
-    code, errors = interrupt(runs, "parts", first, signal.SIGTERM)
+    parts = lambda: start(runs, "parts", device)
+    told = runs / "parts" / "metrics.jsonl"
+    code, errors = interrupt(parts(), told, first, signal.SIGTERM)
     assert code == 75 and "stopped and saved at step" in errors, errors
-    code, errors = interrupt(runs, "parts", second + 5, signal.SIGKILL)
+    code, errors = interrupt(parts(), told, second + 5, signal.SIGKILL)
     assert code == -signal.SIGKILL and "resumed at step" in errors, errors
-    capsys.readouterr()
-    train(config("parts"))
-    assert "resumed at step" in capsys.readouterr().err
+    assert "resumed at step" in finish(parts())
     assert len(curve(runs / "whole")) == STEPS
     assert curve(runs / "parts") == curve(runs / "whole"), (
         f"interrupted after steps {first} and {second + 5}"

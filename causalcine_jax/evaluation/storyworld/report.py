@@ -94,6 +94,7 @@ SUBSETS: dict[str, Callable[[ReturnCase], bool]] = {
     "first seen early": lambda case: not case.late,
     "told: a caption named the looks once": lambda case: case.story.told,
     "untold: no caption ever names the looks": lambda case: not case.story.told,
+    "alone": lambda case: len(_shot(case).cast) == 1,
     "in a pair": lambda case: len(_shot(case).cast) > 1,
     **{f"{size} shots": _framed(size) for size in SIZES},
 }

@@ -102,7 +102,6 @@ def config_of(stage: str, base, store, out="", **changes):
         "self_forcing": SelfForcingConfig(steps=2, grad_frames=6),
         "ode": ODEConfig(steps=4, guidance=2.0),
         "gan": GANConfig(taps=(1.0,)),  # one loop over all layers to compile
-        "caption_dropout": 0.5,
         "train_text_encoder": False,
         "generator_every": 2,
         "max_critic_mse": 100.0,  # a random fake score has about 10

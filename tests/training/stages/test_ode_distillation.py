@@ -206,7 +206,7 @@ def test_the_loss_is_the_distance_of_the_students_guess_to_the_end(nets, batch, 
         [metrics[f"x0_t{t}"][0] for t in (1000, 909, 714)], wanted, rtol=1e-4
     )
     assert float(value) == pytest.approx(float(np.mean(wanted)), rel=1e-4)
-    assert np.any(gradient["student"].head.weight[...])
+    assert np.abs(gradient["student"].head.weight[...]).max() > 0
 
 
 @pytest.mark.parametrize("at_once", [None, 1])
