@@ -73,25 +73,29 @@ def batch():
 
 @pytest.fixture(scope="module")
 def rolled_out(nets, batch):
-    """One rollout of the student."""
-    shots, frame, key = batch["shot_of_chunk"], batch["latents"].shape[2:], jax.random.key(0)
+    """Four rollouts of the student, stacked."""
+    shots, frame = batch["shot_of_chunk"], batch["latents"].shape[2:]
 
-    def roll(nets, ids):
+    @jax.jit
+    def roll(nets, ids, key):
         text = nets["text_encoder"](ids, ids > 0)
         return student_rollout(
             nets["student"], text, shots, frame, key, TASK.self_forcing, TASK.passes
         )
 
-    return jax.jit(roll)(nets, batch["token_ids"])
+    films = [roll(nets, batch["token_ids"], jax.random.key(seed)) for seed in range(4)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *films)
 
 
 @pytest.fixture
-def given_film(rolled_out, monkeypatch):
-    """Losses score this one film: tests of what they do with it compile no rollout."""
+def given_film(batch, rolled_out, monkeypatch):
+    """Losses score one of four films: tests of what they do with it compile no rollout."""
 
     def given(student, text, shots, frame, key, config, passes):
+        assert config.steps == TASK.self_forcing.steps and frame == batch["latents"].shape[2:]
         start = config.grad_start(key, shots.shape[1], passes.chunk_frames)
-        return dataclasses.replace(rolled_out, start=start)
+        which = jax.random.randint(key, (), 0, 4)
+        return dataclasses.replace(jax.tree.map(lambda leaf: leaf[which], rolled_out), start=start)
 
     monkeypatch.setattr(distribution_matching, "student_rollout", given)
 
