@@ -73,7 +73,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def rolled_out(nets, batch):
-    """Four rollouts of the student, stacked."""
+    """Four rollouts of the student: their leaves, stacked, and how they make one."""
     shots, frame = batch["shot_of_chunk"], batch["latents"].shape[2:]
 
     @jax.jit
@@ -84,7 +84,8 @@ def rolled_out(nets, batch):
         )
 
     films = [roll(nets, batch["token_ids"], jax.random.key(seed)) for seed in range(4)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *films)
+    leaves = [jnp.stack(same) for same in zip(*map(jax.tree.leaves, films), strict=True)]
+    return leaves, jax.tree.structure(films[0])
 
 
 @pytest.fixture
@@ -95,7 +96,9 @@ def given_film(batch, rolled_out, monkeypatch):
         assert config.steps == TASK.self_forcing.steps and frame == batch["latents"].shape[2:]
         start = config.grad_start(key, shots.shape[1], passes.chunk_frames)
         which = jax.random.randint(key, (), 0, 4)
-        return dataclasses.replace(jax.tree.map(lambda leaf: leaf[which], rolled_out), start=start)
+        leaves, structure = rolled_out
+        film = jax.tree.unflatten(structure, [leaf[which] for leaf in leaves])
+        return dataclasses.replace(film, start=start)
 
     monkeypatch.setattr(distribution_matching, "student_rollout", given)
 
