@@ -62,11 +62,18 @@ def shard(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     mesh = active_mesh()
     if mesh is None:
         return x
+    return jax.lax.with_sharding_constraint(x, fitting(mesh, x.shape, *axes))
+
+
+def fitting(
+    mesh: Mesh | AbstractMesh, shape: tuple[int, ...], *axes: str | tuple[str, ...] | None
+) -> PartitionSpec:
+    """How `shard` places an array of that shape."""
     parts = lambda axis: math.prod(
         mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis)
     )
-    fits = (axis if axis and size % parts(axis) == 0 else None for size, axis in zip(x.shape, axes))
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
+    fits = (axis if axis and size % parts(axis) == 0 else None for size, axis in zip(shape, axes))
+    return PartitionSpec(*fits)
 
 
 def frames_axis(height: int, width: int) -> int | None:

@@ -21,7 +21,7 @@ from causalcine_jax.models.dit import Transformer, token_grid
 from causalcine_jax.models.nn import cast_weights
 from causalcine_jax.models.text.umt5 import UMT5Encoder
 from causalcine_jax.models.vae.wan_vae import VAE
-from causalcine_jax.parallel.mesh import axes_of_frames, frames_axis
+from causalcine_jax.parallel.mesh import axes_of_frames, fitting, frames_axis
 from causalcine_jax.parallel.sharding import place_rollout_weights, state_shardings
 from causalcine_jax.planning.planned_step import (
     FilmBatch,
@@ -87,8 +87,8 @@ def rollout_steps(
         jax.ShapeDtypeStruct((histories, sizes.text_len, sizes.text_dim), DTYPE),
     )
     # Sharded by tokens, as `text_keys_values` leaves them: every pass gathers a layer's part.
-    by_tokens = "seq" if sizes.text_len % seq == 0 else None
-    text = jax.tree.map(lambda a: _at(a, mesh, None, "data", None, by_tokens), text)
+    by_tokens = lambda a: fitting(mesh, a.shape, None, "data", None, "seq")
+    text = jax.tree.map(lambda a: _at(a, mesh, *by_tokens(a)), text)
     chunk = (config.chunk_frames, height, width, sizes.in_dim)
     noise, x0 = by_films((mesh.shape["data"], *chunk)), by_films((histories, *chunk))
     index, key = replicated(

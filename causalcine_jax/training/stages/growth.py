@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from causalcine_jax.models.dit import DiTBlock, Transformer
+from causalcine_jax.models.nn import Module
 from causalcine_jax.network_sizes import OF_LATENTS, TransformerConfig
 from causalcine_jax.training.config import TrainConfig
 
@@ -28,7 +29,9 @@ def grown(transformer: Transformer, config: TrainConfig) -> Transformer:
     if sizes.skip_dim and (new or new_skip):
         new = (*new, "skip")
     if new:
-        transformer = _with_new(transformer, sizes, new, config.seed)
+        make = lambda key: [getattr(Transformer(sizes, key=key), name) for name in new]
+        made = jax.jit(make)(jax.random.key(config.seed))
+        transformer = _with(transformer, sizes, dict(zip(new, made, strict=True)))
     return deeper(transformer, config.new_layers) if config.new_layers else transformer
 
 
@@ -50,30 +53,26 @@ def deeper(transformer: Transformer, count: int) -> Transformer:
     copied = [max(0, (number + 1) * old // count - 1) for number in range(count)]
     layers = np.sort([*range(old), *copied])
     added = np.diff(layers, prepend=-1) == 0
-    other = jax.eval_shape(lambda: transformer)
-    other.config = replace(transformer.config, num_layers=old + count)
-    for name, part in vars(transformer).items():
-        if name not in ("config", "blocks") and not name.startswith("_"):
-            setattr(other, name, part)
-    other.blocks = jax.jit(lambda blocks: _copied(blocks, layers, added))(transformer.blocks)
-    return other
+    sizes = replace(transformer.config, num_layers=old + count)
+    blocks = jax.jit(lambda blocks: _copied(blocks, layers, added))(transformer.blocks)
+    return _with(transformer, sizes, {"blocks": blocks})
 
 
 def _copied(blocks: DiTBlock, layers: np.ndarray, added: np.ndarray) -> DiTBlock:
     """The stacked layers of these numbers; those `added` give zero."""
+    silent = lambda leaf: jnp.where(added.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf)
     blocks = jax.tree.map(lambda leaf: leaf[layers], blocks)
     for module, name in ((blocks.self_attn, "o"), (blocks.cross_attn, "o"), (blocks, "ffn_2")):
-        silent = lambda leaf: jnp.where(added.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf)
         setattr(module, name, jax.tree.map(silent, getattr(module, name)))
     return blocks
 
 
-def _with_new(transformer: Transformer, sizes: TransformerConfig, names, seed: int) -> Transformer:
-    """The network of `sizes` whose parts `names` are new, and all others the given one's."""
-    make = lambda key: Transformer(sizes, key=key)
-    other = jax.eval_shape(make, jax.random.key(seed))
-    new = jax.jit(lambda key: [getattr(make(key), name) for name in names])(jax.random.key(seed))
-    for name, part in [*vars(transformer).items(), *zip(names, new, strict=True)]:
+def _with(
+    transformer: Transformer, sizes: TransformerConfig, parts: dict[str, Module]
+) -> Transformer:
+    """The network of `sizes` that has these parts, and all others of the given one."""
+    other = jax.eval_shape(lambda: Transformer(sizes, key=jax.random.key(0)))
+    for name, part in (vars(transformer) | parts).items():
         if name != "config" and not name.startswith("_"):  # names with _ are NNX's own
             setattr(other, name, part)
     return other
