@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from causalcine_jax.convert.stored import NUMPY_DTYPES, StoredTensor
+from causalcine_jax.convert.stored import MAX_AXES, NUMPY_DTYPES, StoredTensor
 from causalcine_jax.errors import DataError, one_line, printable
 
 # The dtypes of weights.
 READABLE_DTYPES = {name: NUMPY_DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
 _LENGTH = struct.Struct("<Q")
-MAX_AXES = 64  # of numpy
 
 
 def locate(file: Path) -> dict[str, StoredTensor]:
@@ -37,7 +36,7 @@ def locate(file: Path) -> dict[str, StoredTensor]:
         slices = {key: checked.get_slice(key) for key in entries if key != "__metadata__"}
         for key, one in slices.items():
             if (axes := len(one.get_shape())) > MAX_AXES:
-                raise ValueError(f"{key} has {axes} axes, and arrays have at most {MAX_AXES}")
+                raise ValueError(f"{key} has {axes} axes, and at most {MAX_AXES} are read")
         return {
             key: StoredTensor(
                 file,

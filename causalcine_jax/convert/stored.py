@@ -29,6 +29,7 @@ DTYPES: dict[str, tuple[type, str | None]] = {
     "C64": (np.complex64, "ComplexFloatStorage"),
     "C128": (np.complex128, "ComplexDoubleStorage"),
 }
+MAX_AXES = 32
 NUMPY_DTYPES = {name: np.dtype(kind) for name, (kind, _) in DTYPES.items()}
 
 

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from causalcine_jax.convert.stored import DTYPES, NUMPY_DTYPES
-
-MAX_AXES = 32
+from causalcine_jax.convert.stored import DTYPES, MAX_AXES, NUMPY_DTYPES
 
 
 class RefusedPickle(Exception):

@@ -101,7 +101,7 @@ def test_a_dtype_that_is_not_known_has_a_shape_and_is_not_read(tmp_path):
         ({"a": entry(0, 24, [2**62, 2**62], "F32")}, "overflow"),
         ({"a": entry(0, 24, [-24])}, "`-24`"),
         ({"a": entry(0, 24, [2**64, 0])}, "expected usize"),
-        ({"a": entry(0, 24, [1] * 64 + [24])}, "a has 65 axes"),
+        ({"a": entry(0, 24, [1] * 32 + [24])}, "a has 33 axes"),
         ({"a": entry(0, 24, [True, 24])}, "boolean `true`"),
         ({"a": entry(0, 24, "24")}, "expected a sequence"),
         ({"a": {**entry(0, 24), "data_offsets": [24, 0]}}, "invalid offset for tensor `a`"),
