@@ -9,6 +9,7 @@ answers species, colour, accessory and action of each without the key, and saves
 {"01": {"species": ..., "colour": ..., "accessory": ..., "action": ...}}.
 """
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +23,19 @@ from causalcine_jax.errors import DataError, UsageError, check_choice
 from causalcine_jax.evaluation.storyworld.batch_rollout import BatchRollout
 from causalcine_jax.evaluation.storyworld.config import HELD_OUT_SEED
 from causalcine_jax.evaluation.storyworld.free_films import filmed, stories_apart
+from causalcine_jax.evaluation.storyworld.judge import CLASSES
 from causalcine_jax.evaluation.storyworld.true_films import true_film
 from causalcine_jax.evaluation.tables import markdown_table
 from causalcine_jax.film.model_folder import load_model
 from causalcine_jax.render.mp4 import enlarged
 from causalcine_jax.render.typography import PAPER, save_png
-from causalcine_jax.storyworld import ACTIONS, SPECIES, WorldShot, WorldStory
-from causalcine_jax.storyworld.world import ACCESSORIES, COLOURS, WorldConfig
+from causalcine_jax.storyworld import WorldConfig, WorldShot, WorldStory
 from causalcine_jax.utils.atomic_file import write_text
 from causalcine_jax.utils.plain_data import read_plain
 
 MODEL = "causalcine_jax/weights/storyworld-student"
 SHOTS, FRAMES, COLUMNS, GAP, SCALE = 10, 6, 3, 8, 6
-CHOICES = {
-    "species": SPECIES,
-    "colour": tuple(COLOURS),
-    "accessory": tuple(ACCESSORIES),
-    "action": ACTIONS,
-}
+CHOICES = {name: CLASSES[name] for name in ("species", "colour", "accessory", "action")}
 BY_MODEL, TRUE = "by the model", "true films"
 
 
@@ -74,16 +70,13 @@ def shown_shots(world: WorldConfig, count: int) -> list[ShownShot]:
 
     Of others, the model cannot know what the key says.
     """
-    found: list[ShownShot] = []
-    for story in stories_apart(world, HELD_OUT_SEED, 10 * count):
-        fitting = [
-            shot
-            for shot in story.shots
-            if shot.size == "medium" and len(shot.cast) == 1 and shot.chunks > 1
-        ]
-        if story.told and fitting and len(found) < count:
-            found.append(ShownShot(story, fitting[-1]))
-    return found
+    fits = lambda shot: shot.size == "medium" and len(shot.cast) == 1 and shot.chunks > 1
+    last = (
+        ShownShot(story, fitting[-1])
+        for story in stories_apart(world, HELD_OUT_SEED, 10 * count)
+        if story.told and (fitting := [*filter(fits, story.shots)])
+    )
+    return [*itertools.islice(last, count)]
 
 
 def make(out: Path, model_folder: str) -> None:

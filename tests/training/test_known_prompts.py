@@ -10,7 +10,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from embedded_prompts import check_losses, without_text_encoder
+from embedded_prompts import again_on_embeddings, check_losses, without_text_encoder
 from tiny_checkpoints import wan_folder
 from tiny_models import WORDS, tiny_folder, tiny_model
 from tiny_training import tiny_config, tiny_store
@@ -81,25 +81,6 @@ def config_of(model, stores, out="", embeddings=False, stage="teacher_forcing", 
     return tiny_config(out, "", **{**settings, **changes})
 
 
-def run_twice(config, folder, monkeypatch):
-    """Checks a run with its text encoder, and one on embeddings that loads none, whose state it is.
-
-    They write to folder/plain and folder/known.
-    """
-    known = dataclasses.replace(config, out=str(folder / "known"))
-    plain = dataclasses.replace(
-        config,
-        out=str(folder / "plain"),
-        data=dataclasses.replace(config.data, embeddings=False),
-    )
-    train(plain)
-    without_text_encoder(monkeypatch)
-    state = train(known)
-    monkeypatch.undo()
-    check_losses(folder / "plain", folder / "known")
-    return known, state
-
-
 @pytest.fixture(scope="module")
 def run(model, stores, tmp_path_factory):
     """A run on embeddings: its folder, its config, its last state.
@@ -110,13 +91,14 @@ def run(model, stores, tmp_path_factory):
     config = config_of(
         model,
         stores,
-        data=DataConfig(store=f"{stores[0]},{stores[1]}", embeddings=True),
+        folder / "plain",
+        data=DataConfig(store=f"{stores[0]},{stores[1]}"),
         steps=4,
         held_out=HeldOutConfig(every=4, films=2, store=str(stores[2])),
         checkpoint=CheckpointConfig(every=2, export_dtype="float32"),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        return folder, *run_twice(config, folder, patch)
+    train(config)
+    return folder, *again_on_embeddings(config, folder / "known")
 
 
 def test_losses_are_those_with_the_text_encoder(model, run):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from embedded_prompts import check_losses, without_text_encoder
+from embedded_prompts import again_on_embeddings
 from jax.sharding import NamedSharding, PartitionSpec
 from repository import ROOT
 from tiny_models import mesh_of_nothing, random_weights
@@ -115,22 +115,13 @@ def same(a, b) -> bool:
     )
 
 
-def check_same_on_embeddings(config, monkeypatch, rtol=1e-6):
-    """The run again, on embeddings and without a text encoder in memory: the same losses."""
-    plain = Path(config.out)
-    known = replace(
-        config,
-        out=f"{plain}_known",
-        data=replace(config.data, embeddings=True),
-    )
-    without_text_encoder(monkeypatch)
-    train(known)
-    check_losses(plain, Path(known.out), rtol)
-    monkeypatch.undo()
-    assert same(load_text_encoder(f"{known.out}/model"), load_text_encoder(f"{plain}/model"))
+def check_same_on_embeddings(config, rtol=1e-6):
+    """The same losses on embeddings, and the same text encoder in the model."""
+    known, _ = again_on_embeddings(config, Path(f"{config.out}_known"), rtol)
+    assert same(load_text_encoder(f"{known.out}/model"), load_text_encoder(f"{config.out}/model"))
 
 
-def test_ode_initialisation_leaves_a_few_step_model(base, store, tmp_path, monkeypatch):
+def test_ode_initialisation_leaves_a_few_step_model(base, store, tmp_path):
     config = config_of("ode_init", base, store, tmp_path / "plain")
     state, out = train(config), tmp_path / "plain"
     assert set(state.params) == {"student"}
@@ -147,7 +138,7 @@ def test_ode_initialisation_leaves_a_few_step_model(base, store, tmp_path, monke
         base_of(out / "model").samefile(base)
         and not Path(load_metadata(out / "model")["base"]).is_absolute()
     )
-    check_same_on_embeddings(config, monkeypatch)
+    check_same_on_embeddings(config)
 
 
 def test_a_model_that_has_its_text_encoder_from_a_base_is_a_teacher_too(base, store, tmp_path):
@@ -192,7 +183,7 @@ def test_trajectories_that_do_not_fit_are_refused_before_they_are_made(
     assert not (tmp_path / "trajectories").exists()
 
 
-def test_distribution_matching_trains_student_and_critic(base, store, tmp_path, monkeypatch):
+def test_distribution_matching_trains_student_and_critic(base, store, tmp_path):
     student = model_folder(tmp_path / "student", seed=5)
     config = config_of("dmd", base, store, tmp_path / "out", init=str(student))
     stage = make_stage(config)
@@ -217,7 +208,7 @@ def test_distribution_matching_trains_student_and_critic(base, store, tmp_path, 
     )
     assert model_defaults(tmp_path / "out" / "model")["sampler"].solver == "few_step"
     # The student's loss is the square of a small difference, which rounding changes more.
-    check_same_on_embeddings(config, monkeypatch, rtol=1e-5)
+    check_same_on_embeddings(config, rtol=1e-5)
 
 
 @pytest.mark.slow
